@@ -1,0 +1,86 @@
+# The few functions the build needs. Sources are found by folder, so adding a file needs no edit here.
+
+add_library(hadal_flags INTERFACE)
+target_compile_options(hadal_flags INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror
+  # The code decides where a product and a sum are fused: through an explicit fma (docs/numerics.md).
+  -ffp-contract=off -fno-math-errno)
+if(HADAL_SANITIZE)
+  target_compile_options(hadal_flags INTERFACE
+    -fsanitize=${HADAL_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(hadal_flags INTERFACE -fsanitize=${HADAL_SANITIZE})
+endif()
+
+# hadal_modules(): reads src/layers.txt; each module becomes hadal_<module>.
+function(hadal_modules)
+  file(STRINGS src/layers.txt lines REGEX "^[a-z]+ *:")
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS src/layers.txt)
+  foreach(line IN LISTS lines)
+    string(REGEX REPLACE " *:.*" "" module "${line}")
+    string(REGEX REPLACE "^[a-z]+ *: *" "" below "${line}")
+    separate_arguments(below)
+    file(GLOB sources CONFIGURE_DEPENDS src/${module}/*.cpp)
+    list(FILTER sources EXCLUDE REGEX "/main\\.cpp$")
+    if(sources)
+      add_library(hadal_${module} STATIC ${sources})
+      set(kind PUBLIC)
+      target_link_libraries(hadal_${module} PRIVATE hadal_flags)
+    else()
+      add_library(hadal_${module} INTERFACE)
+      set(kind INTERFACE)
+    endif()
+    target_include_directories(hadal_${module} ${kind} ${CMAKE_SOURCE_DIR}/src)
+    target_link_libraries(hadal_${module} ${kind} fmt::fmt Threads::Threads)
+    foreach(dependency IN LISTS below)
+      target_link_libraries(hadal_${module} ${kind} hadal_${dependency})
+    endforeach()
+  endforeach()
+  # Instruction sets: flags by file name, chosen at run time (kernels/isa.h).
+  set(avx2 -mavx2 -mfma -mf16c)
+  set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni)
+  foreach(isa avx2 avx512)
+    file(GLOB isa_sources CONFIGURE_DEPENDS src/kernels/*_${isa}.cpp)
+    # g++ 12 warns about uninitialised values inside its own AVX-512 headers.
+    set_source_files_properties(${isa_sources} PROPERTIES
+      COMPILE_OPTIONS "${${isa}};-O3;-Wno-uninitialized;-Wno-maybe-uninitialized")
+  endforeach()
+endfunction()
+
+# hadal_tests(): every tests/<folder>/*_test.cpp is one executable and one ctest test, labelled by folder.
+function(hadal_tests)
+  file(GLOB support CONFIGURE_DEPENDS tests/support/*.cpp)
+  add_library(hadal_test_support STATIC ${support})
+  target_include_directories(hadal_test_support PUBLIC ${CMAKE_SOURCE_DIR})
+  target_compile_definitions(hadal_test_support PUBLIC
+    HADAL_SOURCE_DIR="${CMAKE_SOURCE_DIR}" HADAL_PROGRAM="$<TARGET_FILE:hadal>")
+  target_link_libraries(hadal_test_support PUBLIC hadal_cli GTest::gtest GTest::gtest_main PRIVATE hadal_flags)
+  file(GLOB tests CONFIGURE_DEPENDS tests/*/*_test.cpp)
+  foreach(source IN LISTS tests)
+    get_filename_component(name ${source} NAME_WE)
+    get_filename_component(folder ${source} DIRECTORY)
+    get_filename_component(folder ${folder} NAME)
+    set(target ${folder}_${name})
+    add_executable(${target} ${source})
+    set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+    target_link_libraries(${target} PRIVATE hadal_test_support hadal_flags)
+    if(folder MATCHES "^(cli|integration)$")
+      add_dependencies(${target} hadal)
+    endif()
+    string(REGEX REPLACE "_test$" "" short ${name})
+    add_test(NAME ${folder}.${short} COMMAND ${target} --gtest_brief=1)
+    set_tests_properties(${folder}.${short} PROPERTIES LABELS ${folder} TIMEOUT 600)
+  endforeach()
+  add_test(NAME arch.includes COMMAND ${CMAKE_SOURCE_DIR}/tools/check_includes.sh)
+  set_tests_properties(arch.includes PROPERTIES LABELS arch)
+endfunction()
+
+# hadal_fuzz_targets(): fuzz/fuzz_<what>.cpp, libFuzzer.
+function(hadal_fuzz_targets)
+  file(GLOB sources CONFIGURE_DEPENDS fuzz/fuzz_*.cpp)
+  foreach(source IN LISTS sources)
+    get_filename_component(name ${source} NAME_WE)
+    add_executable(${name} ${source})
+    target_link_libraries(${name} PRIVATE hadal_cli hadal_flags)
+    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  endforeach()
+endfunction()

@@ -1,0 +1,99 @@
+// JSON as Python's json module reads and writes it, because prompts hold re-serialised JSON and must match
+// the official encoder byte for byte. One reader and one writer for everything: configs, safetensors
+// headers, tokenizer.json, JSON lines.
+//
+// Reading keeps what Python keeps: the order of keys, the text of numbers (int or float, any size), NaN and
+// Infinity, lone surrogates of \uD8xx escapes (held as three-byte CESU sequences). A repeated key keeps its
+// first place and takes the last value, as a dict does; kRejectDuplicates makes it an error instead (headers
+// and configs). Refused: a byte order mark, raw control characters in strings, anything after the value,
+// nesting deeper than kMaxDepth, invalid UTF-8. Errors name the byte offset.
+//
+// Thread-safe as values are. Memory: a few times the text.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+
+namespace hadal::json {
+
+inline constexpr int kMaxDepth = 200;
+
+class Value;
+using Array = std::vector<Value>;
+using Member = std::pair<std::string, Value>;
+using Object = std::vector<Member>;
+
+class Value {
+ public:
+  enum class Kind { kNull, kBool, kInt, kFloat, kString, kArray, kObject };
+
+  Value() = default;  // null
+  Value(bool value);                // NOLINT: implicit, so that objects read as written
+  Value(int value);                 // NOLINT
+  Value(int64_t value);             // NOLINT
+  Value(double value);              // NOLINT: written as Python's repr
+  Value(const char* value);         // NOLINT
+  Value(std::string value);         // NOLINT
+  Value(std::string_view value);    // NOLINT
+  Value(Array value);               // NOLINT
+  Value(Object value);              // NOLINT
+  static Value number(std::string text, bool is_int);  // text kept as it stands
+
+  Kind kind() const { return kind_; }
+  bool is_null() const { return kind_ == Kind::kNull; }
+  bool is_bool() const { return kind_ == Kind::kBool; }
+  bool is_int() const { return kind_ == Kind::kInt; }
+  bool is_number() const { return kind_ == Kind::kInt || kind_ == Kind::kFloat; }
+  bool is_string() const { return kind_ == Kind::kString; }
+  bool is_array() const { return kind_ == Kind::kArray; }
+  bool is_object() const { return kind_ == Kind::kObject; }
+
+  // Each requires its kind.
+  bool as_bool() const;
+  const std::string& as_string() const;       // kString; for numbers, their text
+  const Array& as_array() const;
+  Array& as_array();
+  const Object& as_object() const;
+  Object& as_object();
+  // Integers that fit; floats only if they are whole. nullopt otherwise.
+  std::optional<int64_t> to_int64() const;
+  std::optional<double> to_double() const;  // any number
+
+  // Object access: nullptr when this is no object or has no such key.
+  const Value* find(std::string_view key) const;
+  Value* find(std::string_view key);
+  void set(std::string_view key, Value value);  // replaces in place or appends; requires kObject
+
+  const char* kind_name() const;  // "null", "bool", "int", ... for messages
+
+  bool operator==(const Value& other) const;  // same kind, same content, same key order; numbers by text
+
+ private:
+  Kind kind_ = Kind::kNull;
+  bool bool_ = false;
+  std::string text_;  // string content or number text
+  Array array_;
+  Object object_;
+};
+
+enum class Duplicates { kKeepLast, kReject };
+Result<Value> parse(std::string_view text, Duplicates duplicates = Duplicates::kKeepLast);
+
+struct Style {
+  bool ascii = false;              // json.dumps(ensure_ascii=...)
+  const char* item = ", ";         // separators=(item, key)
+  const char* key = ": ";
+  int indent = -1;                 // >= 0: one item per line, as json.dumps(indent=n); item separator trimmed
+};
+std::string dump(const Value& value, const Style& style = {});
+inline constexpr Style kCompact{.ascii = false, .item = ",", .key = ":", .indent = -1};
+
+std::string quote(std::string_view text, bool ascii = false);  // "…" with escapes
+
+}  // namespace hadal::json
