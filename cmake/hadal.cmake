@@ -11,7 +11,7 @@ if(HADAL_SANITIZE)
   target_link_options(hadal_flags INTERFACE -fsanitize=${HADAL_SANITIZE})
 endif()
 
-# hadal_modules(): reads src/layers.txt; each module becomes hadal_<module>.
+# hadal_modules(): reads src/layers.txt; each module becomes hadal_<module>, linked with ${<module>_libraries}.
 function(hadal_modules)
   file(STRINGS src/layers.txt lines REGEX "^[a-z]+ *:")
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS src/layers.txt)
@@ -30,7 +30,7 @@ function(hadal_modules)
       set(kind INTERFACE)
     endif()
     target_include_directories(hadal_${module} ${kind} ${CMAKE_SOURCE_DIR}/src)
-    target_link_libraries(hadal_${module} ${kind} fmt::fmt Threads::Threads)
+    target_link_libraries(hadal_${module} ${kind} fmt::fmt Threads::Threads ${${module}_libraries})
     foreach(dependency IN LISTS below)
       target_link_libraries(hadal_${module} ${kind} hadal_${dependency})
     endforeach()
