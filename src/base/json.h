@@ -16,6 +16,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "base/result.h"
@@ -45,14 +46,14 @@ class Value {
   Value(Object value);              // NOLINT
   static Value number(std::string text, bool is_int);  // text kept as it stands
 
-  Kind kind() const { return kind_; }
-  bool is_null() const { return kind_ == Kind::kNull; }
-  bool is_bool() const { return kind_ == Kind::kBool; }
-  bool is_int() const { return kind_ == Kind::kInt; }
-  bool is_number() const { return kind_ == Kind::kInt || kind_ == Kind::kFloat; }
-  bool is_string() const { return kind_ == Kind::kString; }
-  bool is_array() const { return kind_ == Kind::kArray; }
-  bool is_object() const { return kind_ == Kind::kObject; }
+  Kind kind() const;
+  bool is_null() const { return kind() == Kind::kNull; }
+  bool is_bool() const { return kind() == Kind::kBool; }
+  bool is_int() const { return kind() == Kind::kInt; }
+  bool is_number() const { return kind() == Kind::kInt || kind() == Kind::kFloat; }
+  bool is_string() const { return kind() == Kind::kString; }
+  bool is_array() const { return kind() == Kind::kArray; }
+  bool is_object() const { return kind() == Kind::kObject; }
 
   // Each requires its kind.
   bool as_bool() const;
@@ -75,11 +76,12 @@ class Value {
   bool operator==(const Value& other) const;  // same kind, same content, same key order; numbers by text
 
  private:
-  Kind kind_ = Kind::kNull;
-  bool bool_ = false;
-  std::string text_;  // string content or number text
-  Array array_;
-  Object object_;
+  struct Number {
+    std::string text;
+    bool is_int = true;
+    bool operator==(const Number&) const = default;
+  };
+  std::variant<std::monostate, bool, Number, std::string, Array, Object> content_;
 };
 
 enum class Duplicates { kKeepLast, kReject };
