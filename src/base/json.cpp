@@ -294,7 +294,12 @@ class Parser {
         p_ = mark;
       }
     }
-    out = Value::number(std::string(start, p_), is_int);
+    std::string text(start, p_);
+    if (is_int) {
+      out = Value::number(text == "-0" ? "0" : std::move(text), true);
+    } else {
+      out = Value(*Value::number(std::move(text), false).to_double());
+    }
     return true;
   }
 
@@ -468,7 +473,7 @@ void append_quoted(std::string& out, std::string_view text, bool ascii) {
   const unsigned char* end = p + text.size();
   while (p != end) {
     const unsigned char* run = p;
-    while (p != end && *p >= 0x20 && *p != '"' && *p != '\\' && *p != 0x7F && (!ascii || *p < 0x80)) ++p;
+    while (p != end && *p >= 0x20 && *p != '"' && *p != '\\' && (!ascii || *p < 0x80)) ++p;
     out.append(reinterpret_cast<const char*>(run), static_cast<size_t>(p - run));
     if (p == end) break;
     switch (*p) {
@@ -479,7 +484,6 @@ void append_quoted(std::string& out, std::string_view text, bool ascii) {
       case '\n': out += "\\n"; ++p; continue;
       case '\r': out += "\\r"; ++p; continue;
       case '\t': out += "\\t"; ++p; continue;
-      case 0x7F: out += '\x7F'; ++p; continue;
       default: break;
     }
     if (*p < 0x20) {

@@ -2,8 +2,8 @@
 // the official encoder byte for byte. One reader and one writer for everything: configs, safetensors
 // headers, tokenizer.json, JSON lines.
 //
-// Reading keeps what Python keeps: the order of keys, the text of numbers (int or float, any size), NaN and
-// Infinity, lone surrogates of \uD8xx escapes (held as three-byte CESU sequences). A repeated key keeps its
+// Reading keeps what Python keeps: the order of keys, integers of any size, floats as their repr (2.50 is 2.5,
+// 1e3 is 1000.0), NaN and Infinity, lone surrogates of \uD8xx escapes (held as three bytes each). A repeated key keeps its
 // first place and takes the last value, as a dict does; kRejectDuplicates makes it an error instead (headers
 // and configs). Refused: a byte order mark, raw control characters in strings, anything after the value,
 // nesting deeper than kMaxDepth, invalid UTF-8. Errors name the byte offset.
@@ -44,7 +44,7 @@ class Value {
   Value(std::string_view value);    // NOLINT
   Value(Array value);               // NOLINT
   Value(Object value);              // NOLINT
-  static Value number(std::string text, bool is_int);  // text kept as it stands
+  static Value number(std::string text, bool is_int);  // text printed as it stands
 
   Kind kind() const;
   bool is_null() const { return kind() == Kind::kNull; }
