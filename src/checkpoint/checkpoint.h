@@ -8,6 +8,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -17,9 +18,20 @@
 #include "base/result.h"
 #include "checkpoint/config.h"
 #include "checkpoint/inventory.h"
+#include "checkpoint/safetensors.h"
 #include "tensor/tensor.h"
 
 namespace hadal::checkpoint {
+
+// The files of a checkpoint directory and which of them are there.
+struct Files {
+  std::vector<std::string> shards;   // names in the directory, sorted
+  std::vector<std::string> missing;  // of these
+  std::unordered_map<std::string, std::string> weight_map;  // tensor name in the file -> shard; empty without index
+  std::optional<int64_t> total_size;  // the index's, in bytes of tensors
+  std::string incomplete() const;     // "31 of 46 shards, missing ...", or ""
+};
+Result<Files> list_files(const std::string& directory);
 
 class Checkpoint {
  public:
@@ -33,7 +45,8 @@ class Checkpoint {
   const Tensor& tensor(std::string_view name) const;  // must be in the inventory
   Weight weight(std::string_view name) const;  // `name`.weight with its `name`.scale, if it has one
 
-  int64_t n_tensors() const { return static_cast<int64_t>(tensors_.size()); }
+  int n_draft_blocks() const { return n_draft_blocks_; }
+  const std::unordered_map<std::string, Tensor>& tensors() const { return tensors_; }
   const std::vector<FileMap>& shards() const { return shards_; }
   Status unchanged() const;  // no shard was replaced or truncated since open
 
@@ -41,6 +54,7 @@ class Checkpoint {
   std::string directory_;
   ModelConfig config_;
   Draft draft_ = Draft::kNone;
+  int n_draft_blocks_ = 0;
   std::vector<FileMap> shards_;
   std::unordered_map<std::string, Tensor> tensors_;  // by release name; views into shards_
 };

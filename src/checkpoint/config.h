@@ -43,8 +43,8 @@ struct ModelConfig {
   std::string expert_dtype;      // "fp4", "fp8", ... or "" when the file does not say
   bool has_quantization = false;  // a quantization_config is present
   // DSpark draft stages (0731, 0813): present when any dspark_* key is.
-  int dspark_n_stages = 0;
   int dspark_markov_rank = 0;
+  std::vector<int> dspark_target_layers;
 
   int nope_head_dim() const { return head_dim - rope_head_dim; }
   LayerKind kind(int layer) const {  // layers past n_layers are draft layers: always window only
