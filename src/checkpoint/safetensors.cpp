@@ -11,7 +11,7 @@
 namespace hadal::checkpoint {
 namespace {
 
-constexpr Dtype kDtypes[] = {Dtype::kF32, Dtype::kBf16, Dtype::kF8e4m3, Dtype::kF8e8m0, Dtype::kI8, Dtype::kI64};
+constexpr Dtype kDtypes[] = {Dtype::kF32, Dtype::kBf16, Dtype::kF8e4m3, Dtype::kF8e8m0, Dtype::kI8, Dtype::kI32, Dtype::kI64};
 
 std::optional<Dtype> dtype_of(std::string_view name) {
   if (name == "U8") return Dtype::kI8;  // packed codes: the sign of the container means nothing
@@ -73,6 +73,7 @@ const char* dtype_name(Dtype dtype) {
     case Dtype::kF8e4m3: return "F8_E4M3";
     case Dtype::kF8e8m0: return "F8_E8M0";
     case Dtype::kI8: return "I8";
+    case Dtype::kI32: return "I32";
     case Dtype::kI64: return "I64";
   }
   return "?";

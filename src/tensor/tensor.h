@@ -11,11 +11,12 @@ namespace hadal {
 // The two numerics of docs/numerics.md: every rounding point of the official inference code, or none.
 enum class Numerics { kFaithful, kExact };
 
-enum class Dtype { kF32, kBf16, kF8e4m3, kF8e8m0, kI8, kI64 };  // kI8: two packed E2M1 codes in releases
+enum class Dtype { kF32, kBf16, kF8e4m3, kF8e8m0, kI8, kI32, kI64 };  // kI8: two packed E2M1 codes in releases
 
 constexpr int64_t dtype_size(Dtype dtype) {
   switch (dtype) {
-    case Dtype::kF32: return 4;
+    case Dtype::kF32:
+    case Dtype::kI32: return 4;
     case Dtype::kBf16: return 2;
     case Dtype::kF8e4m3:
     case Dtype::kF8e8m0:

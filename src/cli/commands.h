@@ -1,0 +1,13 @@
+// The subcommands of hadal: each adds itself to the app and, when chosen, runs and sets the exit status
+// (0 done, 1 failed, 2 wrong usage).
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace hadal::cli {
+
+void add_verify(CLI::App& app, int& exit_status);
+
+}  // namespace hadal::cli

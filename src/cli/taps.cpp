@@ -1,0 +1,41 @@
+#include "cli/taps.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "base/json.h"
+
+namespace hadal::cli {
+
+Status TapCollector::write(const std::string& path) const {
+  json::Object header;
+  int64_t offset = 0;
+  for (const auto& [name, tap] : taps_) {
+    json::Array shape;
+    for (const int64_t extent : tap.shape) shape.emplace_back(extent);
+    const int64_t size = 4 * static_cast<int64_t>(tap.floats.size() + tap.ints.size());
+    header.emplace_back("tap." + name,
+                        json::Object{{"dtype", tap.ints.empty() ? "F32" : "I32"},
+                                     {"shape", std::move(shape)},
+                                     {"data_offsets", json::Array{offset, offset + size}}});
+    offset += size;
+  }
+  std::string text = json::dump(json::Value(std::move(header)), json::kCompact);
+  text.append((8 - text.size() % 8) % 8, ' ');
+  std::FILE* file = std::fopen(path.c_str(), "wb");
+  if (!file) return Error{Code::kIo, fmt::format("{}: cannot write: {}", path, std::strerror(errno))};
+  const uint64_t length = text.size();
+  bool ok = std::fwrite(&length, 8, 1, file) == 1 && std::fwrite(text.data(), text.size(), 1, file) == 1;
+  for (const auto& [name, tap] : taps_) {
+    ok = ok && std::fwrite(tap.floats.data(), 4, tap.floats.size(), file) == tap.floats.size();
+    ok = ok && std::fwrite(tap.ints.data(), 4, tap.ints.size(), file) == tap.ints.size();
+  }
+  ok = std::fclose(file) == 0 && ok;
+  if (!ok) return Error{Code::kIo, fmt::format("{}: cannot write: {}", path, std::strerror(errno))};
+  return {};
+}
+
+}  // namespace hadal::cli
