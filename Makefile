@@ -1,0 +1,64 @@
+# hadal: `make run` talks to a model, `make test` proves the build. Both install what is missing (Debian 12).
+.PHONY: build run test quick check verify-all install asan tsan bench fuzz format clean deps
+
+PACKAGES = g++ cmake ninja-build pkg-config libfmt-dev libcli11-dev libedit-dev libssl-dev libgtest-dev \
+           python3 python3-numpy
+PREFIX ?= /usr/local
+SECONDS ?= 60
+MODEL ?= models/untrained
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+build: build/release/build.ninja
+	cmake --build --preset release --target hadal
+
+# Installs only the packages that are not there.
+deps:
+	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then echo "installing:" $$missing; \
+	  $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; fi
+
+build/%/build.ninja: CMakeLists.txt CMakePresets.json cmake/hadal.cmake src/layers.txt | deps
+	cmake --preset $* >/dev/null
+
+run: build
+	@[ -e $(MODEL)/config.json ] || { echo "No trained model is shipped yet: making a small random one in $(MODEL)."; \
+	  build/release/hadal synth --config models/configs/nano.json --seed 1 -o $(MODEL); }
+	@build/release/hadal chat -m $(MODEL)
+
+test: build/release/build.ninja
+	cmake --build --preset release
+	ctest --preset release
+
+quick: build/release/build.ninja
+	cmake --build --preset release
+	ctest --preset release -LE "integration|cli"
+
+check:
+	tools/check_includes.sh
+	clang-format-14 --dry-run -Werror $$(git ls-files '*.h' '*.cpp')
+
+verify-all: build
+	tools/verify_all.sh
+
+install: build
+	cmake --install build/release --prefix $(PREFIX)
+
+asan tsan: %: build/%/build.ninja
+	cmake --build --preset $@
+	ctest --preset $@ -LE integration
+
+bench: build
+	@[ -e $(BENCH_MODEL)/config.json ] || build/release/hadal synth --config flash-bench -o $(BENCH_MODEL)
+	build/release/hadal bench -m $(BENCH_MODEL)
+BENCH_MODEL ?= build/flash-bench
+
+fuzz: build/fuzz/build.ninja
+	cmake --build --preset fuzz
+	@for target in build/fuzz/fuzz_*; do [ -x $$target -a ! -d $$target ] || continue; \
+	  echo "== $$target"; (cd build/fuzz && ./$$(basename $$target) -max_total_time=$(SECONDS) -verbosity=0 -print_final_stats=0) || exit 1; done
+
+format:
+	clang-format-14 -i $$(git ls-files '*.h' '*.cpp')
+
+clean:
+	rm -rf build
