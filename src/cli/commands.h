@@ -8,6 +8,8 @@ class App;
 
 namespace hadal::cli {
 
+void add_inspect(CLI::App& app, int& exit_status);
+void add_synth(CLI::App& app, int& exit_status);
 void add_verify(CLI::App& app, int& exit_status);
 
 }  // namespace hadal::cli

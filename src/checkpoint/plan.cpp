@@ -1,0 +1,84 @@
+#include "checkpoint/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+
+#include "base/file.h"
+
+namespace hadal::checkpoint {
+namespace {
+
+int64_t number_in(const std::string& path) {  // -1: no file, or "max"
+  const auto text = read_file(path, 4096);
+  if (!text.ok() || text.value().empty() || text.value()[0] < '0' || text.value()[0] > '9') return -1;
+  return std::strtoll(text.value().c_str(), nullptr, 10);
+}
+
+}  // namespace
+
+int64_t available_memory() {
+  int64_t available = std::numeric_limits<int64_t>::max();
+  if (const auto text = read_file("/proc/meminfo", 1 << 16); text.ok()) {
+    const size_t at = text.value().find("MemAvailable:");
+    if (at != std::string::npos) available = 1024 * std::strtoll(text.value().c_str() + at + 13, nullptr, 10);
+  }
+  for (const auto& [limit_file, used_file] :
+       {std::pair{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
+        std::pair{"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"}}) {
+    const int64_t limit = number_in(limit_file), used = number_in(used_file);
+    if (limit < 0 || limit > (int64_t{1} << 60) || used < 0) continue;
+    // A group's use counts its page cache, which can be dropped: only the limit binds.
+    available = std::min(available, limit);
+  }
+  return available;
+}
+
+std::string human_bytes(int64_t bytes) {
+  static constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  double value = static_cast<double>(bytes);
+  int unit = 0;
+  while (value >= 1024 && unit < 4) {
+    value /= 1024;
+    ++unit;
+  }
+  return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.{}f} {}", value, value < 10 ? 2 : value < 100 ? 1 : 0, kUnits[unit]);
+}
+
+Plan make_plan(const Summary& summary, int64_t working_bytes, int64_t available_bytes) {
+  Plan plan{.verdict = Plan::Verdict::kFits, .weight_bytes = summary.total_bytes, .working_bytes = working_bytes,
+            .available_bytes = available_bytes, .seconds_per_token = 0, .sentence = {}};
+  const std::string needs = fmt::format("weights {}, working memory {}; {} available", human_bytes(plan.weight_bytes),
+                                        human_bytes(working_bytes), human_bytes(available_bytes));
+  if (working_bytes > available_bytes) {
+    plan.verdict = Plan::Verdict::kRefuse;
+    plan.sentence = fmt::format("not enough memory: {} (a shorter context needs less)", needs);
+  } else if (plan.weight_bytes + working_bytes > available_bytes) {
+    plan.verdict = Plan::Verdict::kPages;
+    const double resident = static_cast<double>(available_bytes - working_bytes) / static_cast<double>(plan.weight_bytes);
+    plan.seconds_per_token = (1 - resident) * static_cast<double>(summary.bytes_per_token) / kAssumedDiskRate;
+    plan.sentence = fmt::format("{}: will page: about {:.1f} s per token (at 1 GB/s from disk)", needs, plan.seconds_per_token);
+  } else {
+    plan.sentence = needs;
+  }
+  return plan;
+}
+
+void warm_up(const Checkpoint& checkpoint, int64_t max_bytes, const std::atomic<bool>* cancel,
+             const std::function<void(int64_t, int64_t)>& progress) {
+  constexpr uint64_t kStep = uint64_t{64} << 20;
+  int64_t total = 0, done = 0;
+  for (const FileMap& shard : checkpoint.shards()) total += static_cast<int64_t>(shard.bytes().size());
+  total = std::min(total, max_bytes);
+  for (const FileMap& shard : checkpoint.shards())
+    for (uint64_t begin = 0; begin < shard.bytes().size(); begin += kStep) {
+      if (done >= total || (cancel && cancel->load())) return;
+      shard.populate(begin, kStep);
+      done += static_cast<int64_t>(std::min<uint64_t>(kStep, shard.bytes().size() - begin));
+      if (progress) progress(std::min(done, total), total);
+    }
+}
+
+}  // namespace hadal::checkpoint

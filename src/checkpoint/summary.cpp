@@ -1,0 +1,110 @@
+#include "checkpoint/summary.h"
+
+#include <openssl/evp.h>
+
+#include <algorithm>
+#include <memory>
+
+namespace hadal::checkpoint {
+namespace {
+
+// Adds every tensor; bytes(expected) tells how many files hold it and how many bytes they take.
+template <class Bytes>
+Summary add_up(const ModelConfig& config, Draft draft, int n_draft_blocks, const Bytes& bytes_of) {
+  Summary summary;
+  summary.draft = draft;
+  summary.n_draft_blocks = n_draft_blocks;
+  for (const ExpectedTensor& tensor : expected_tensors(config, draft, n_draft_blocks)) {
+    const auto [n_stored, bytes] = bytes_of(tensor);
+    GroupFigures& figures = summary.groups[static_cast<size_t>(tensor.group)];
+    figures.parameters += tensor.n_elements();
+    figures.bytes += bytes;
+    summary.n_tensors += n_stored;
+    summary.total_bytes += bytes;
+    if (tensor.name.starts_with("layers.0.ffn.experts.0.")) summary.expert_bytes += bytes;
+  }
+  for (int g = 0; g < kGroupCount; ++g) {
+    GroupFigures& figures = summary.groups[static_cast<size_t>(g)];
+    const Group group = static_cast<Group>(g);
+    if (group == Group::kDraft) {
+      summary.draft_parameters = figures.parameters;
+      continue;
+    }
+    int64_t active = figures.parameters;
+    figures.bytes_per_token = figures.bytes;
+    if (group == Group::kRoutedExperts) {
+      active = active / config.n_routed_experts * config.n_activated_experts;
+      figures.bytes_per_token = figures.bytes / config.n_routed_experts * config.n_activated_experts;
+    }
+    if (group == Group::kEmbed || group == Group::kHashTables) {
+      active = 0;
+      figures.bytes_per_token = figures.bytes / config.vocab_size;  // one row
+    }
+    summary.parameters += figures.parameters;
+    summary.active_parameters += active;
+    summary.bytes_per_token += figures.bytes_per_token;
+  }
+  return summary;
+}
+
+struct Stored {
+  int64_t n = 0, bytes = 0;
+};
+
+}  // namespace
+
+Summary summarise(const ModelConfig& config) {
+  const bool is_dspark = config.dspark_markov_rank > 0;
+  const Draft draft = is_dspark ? Draft::kDspark : config.n_mtp_layers > 0 ? Draft::kMtp : Draft::kNone;
+  const ReleaseKind kind{.fp8 = config.expert_dtype != "bf16", .fp4_experts = config.expert_dtype != "fp8",
+                         .f32_scales = false};
+  // The config does not tell the number of DSpark stages: three in all releases.
+  Summary summary = add_up(config, draft, is_dspark ? 3 : config.n_mtp_layers, [&](const ExpectedTensor& tensor) {
+    Stored stored;
+    for (const StoredTensor& part : stored_as(tensor, kind)) {
+      ++stored.n;
+      stored.bytes += part.size_bytes();
+    }
+    return stored;
+  });
+  summary.assumed_fp4 = config.expert_dtype.empty();
+  return summary;
+}
+
+Summary summarise(const Checkpoint& checkpoint) {
+  return add_up(checkpoint.config(), checkpoint.draft(), checkpoint.n_draft_blocks(), [&](const ExpectedTensor& tensor) {
+    Stored stored{1, checkpoint.tensor(tensor.name).size_bytes()};
+    if (tensor.storage == Storage::kLinear || tensor.storage == Storage::kExpert)
+      if (const Tensor* scale = checkpoint.find(scale_name(tensor.name))) {
+        ++stored.n;
+        stored.bytes += scale->size_bytes();
+      }
+    return stored;
+  });
+}
+
+Result<std::string> sha256_of_file(const FileMap& file, const std::function<void(uint64_t)>& progress) {
+  const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+  if (!context || EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) != 1)
+    return Error{Code::kIo, "SHA-256 is not available"};
+  constexpr uint64_t kStep = uint64_t{64} << 20;
+  const auto bytes = file.bytes();
+  for (uint64_t begin = 0; begin < bytes.size(); begin += kStep) {
+    const uint64_t n = std::min<uint64_t>(kStep, bytes.size() - begin);
+    file.populate(begin, n);
+    EVP_DigestUpdate(context.get(), bytes.data() + begin, n);
+    if (progress) progress(begin + n);
+  }
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned size = 0;
+  EVP_DigestFinal_ex(context.get(), digest, &size);
+  static constexpr char kHex[] = "0123456789abcdef";
+  std::string text;
+  for (unsigned i = 0; i < size; ++i) {
+    text += kHex[digest[i] >> 4];
+    text += kHex[digest[i] & 15];
+  }
+  return text;
+}
+
+}  // namespace hadal::checkpoint

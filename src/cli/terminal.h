@@ -1,0 +1,30 @@
+// What goes to people: stderr, and only decoration when it is a terminal.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+#include "base/result.h"
+
+namespace hadal::cli {
+
+int report_failure(const Error& error);  // "hadal: message" on stderr; returns exit status 1
+bool stderr_is_terminal();
+bool stdout_is_terminal();
+
+// A line that is rewritten in place; silent when stderr is no terminal. Erased at the end.
+class ProgressBar {
+ public:
+  explicit ProgressBar(std::string label) : label_(std::move(label)) {}
+  ~ProgressBar() { clear(); }
+  void update(int64_t done, int64_t total);
+  void clear();
+
+ private:
+  std::string label_;
+  bool shown_ = false;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now(), last_{};
+};
+
+}  // namespace hadal::cli
