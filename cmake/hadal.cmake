@@ -2,7 +2,7 @@
 
 add_library(hadal_flags INTERFACE)
 target_compile_options(hadal_flags INTERFACE
-  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wno-missing-field-initializers -Werror
   # The code decides where a product and a sum are fused: through an explicit fma (docs/numerics.md).
   -ffp-contract=off -fno-math-errno)
 if(HADAL_SANITIZE)

@@ -8,7 +8,9 @@ class App;
 
 namespace hadal::cli {
 
+void add_encode(CLI::App& app, int& exit_status);
 void add_inspect(CLI::App& app, int& exit_status);
+void add_parse(CLI::App& app, int& exit_status);
 void add_synth(CLI::App& app, int& exit_status);
 void add_verify(CLI::App& app, int& exit_status);
 

@@ -11,7 +11,9 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", "hadal 0.1.0");
   int exit_status = 0;
+  hadal::cli::add_encode(app, exit_status);
   hadal::cli::add_inspect(app, exit_status);
+  hadal::cli::add_parse(app, exit_status);
   hadal::cli::add_synth(app, exit_status);
   hadal::cli::add_verify(app, exit_status);
   try {
