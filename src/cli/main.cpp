@@ -1,5 +1,7 @@
 // The program: one subcommand per file.
 
+#include <signal.h>
+
 #include <CLI/CLI.hpp>
 
 #include "base/file.h"
@@ -7,18 +9,23 @@
 
 int main(int argc, char** argv) {
   hadal::install_map_guard();
+  signal(SIGPIPE, SIG_DFL);  // a reader that leaves (hadal run | head) ends us quietly
   CLI::App app{"hadal: DeepSeek V4 as published, on your own machine"};
   app.require_subcommand(1);
   app.set_version_flag("--version", "hadal 0.1.0");
   int exit_status = 0;
-  hadal::cli::add_encode(app, exit_status);
-  hadal::cli::add_inspect(app, exit_status);
-  hadal::cli::add_parse(app, exit_status);
-  hadal::cli::add_synth(app, exit_status);
-  hadal::cli::add_verify(app, exit_status);
+  using namespace hadal::cli;
+  add_chat(app, exit_status);
+  add_encode(app, exit_status);
+  add_inspect(app, exit_status);
+  add_parse(app, exit_status);
+  add_run(app, exit_status);
+  add_synth(app, exit_status);
+  add_tokenize(app, exit_status);
+  add_verify(app, exit_status);
   try {
     app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
+  } catch (const CLI::ParseError& error) {  // also --help and --version
     return app.exit(error) == 0 ? 0 : 2;
   }
   return exit_status;

@@ -1,0 +1,282 @@
+// hadal chat: a conversation in the terminal.
+//
+// Every turn is encoded anew by the official rules (which drop earlier reasoning); the state before the last
+// answer's header is kept, so only what changed is computed. Without a terminal on stdin it reads one message
+// per line.
+
+#include <fmt/format.h>
+#include <histedit.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <clocale>
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <optional>
+
+#include "base/file.h"
+#include "cli/commands.h"
+#include "cli/dialogue.h"
+#include "cli/terminal.h"
+
+namespace hadal::cli {
+namespace {
+
+constexpr const char* kHelp =
+    "  /think [low|high|max]  think before answering (high)   /nothink  answer at once\n"
+    "  /max                   think as hard as it can         /system TEXT  set the system message\n"
+    "  /reset                 start over                      /save FILE, /load FILE  the conversation\n"
+    "  /help                  this list                       /quit  leave (or Ctrl-D)\n"
+    "  Ctrl-C stops an answer.";
+
+// Lines from the terminal, with editing and history, or plainly from a pipe.
+class LineReader {
+ public:
+  LineReader() : interactive_(isatty(0) && isatty(1)) {
+    if (!interactive_) return;
+    if (!std::setlocale(LC_CTYPE, "") || std::string(std::setlocale(LC_CTYPE, nullptr)) == "C")
+      std::setlocale(LC_CTYPE, "C.UTF-8");
+    edit_ = el_init("hadal", stdin, stdout, stderr);
+    history_ = history_init();
+    HistEvent event;
+    history(history_, &event, H_SETSIZE, 1000);
+    history(history_, &event, H_SETUNIQUE, 1);
+    el_set(edit_, EL_HIST, history, history_);
+    el_set(edit_, EL_PROMPT, +[](EditLine*) -> char* {
+      static char prompt[] = "> ";
+      return prompt;
+    });
+    el_set(edit_, EL_EDITOR, "emacs");
+    el_set(edit_, EL_SIGNAL, 0);
+    el_source(edit_, nullptr);
+    const char* state = std::getenv("XDG_STATE_HOME");
+    const char* home = std::getenv("HOME");
+    if (state && *state) {
+      path_ = std::string(state) + "/hadal";
+    } else if (home && *home) {
+      path_ = std::string(home) + "/.local/state/hadal";
+    }
+    if (path_.empty()) return;
+    std::error_code ignored;
+    std::filesystem::create_directories(path_, ignored);
+    path_ += "/chat_history";
+    history(history_, &event, H_LOAD, path_.c_str());
+  }
+  ~LineReader() {
+    if (!interactive_) return;
+    HistEvent event;
+    if (!path_.empty() && history(history_, &event, H_SAVE, path_.c_str()) >= 0) chmod(path_.c_str(), 0600);
+    history_end(history_);
+    el_end(edit_);
+  }
+  LineReader(const LineReader&) = delete;
+  LineReader& operator=(const LineReader&) = delete;
+
+  bool interactive() const { return interactive_; }
+
+  // The next line without its end; nothing at the end of input. An interrupted line is empty.
+  std::optional<std::string> next() {
+    if (!interactive_) {
+      std::string line;
+      if (!std::getline(std::cin, line)) return std::nullopt;
+      return line;
+    }
+    clear_interrupt();
+    int n = 0;
+    errno = 0;
+    const char* line = el_gets(edit_, &n);
+    if (interrupted() || (!line && errno == EINTR)) {
+      el_reset(edit_);
+      fmt::print("^C\n");
+      return "";
+    }
+    if (!line || n <= 0) {
+      fmt::print("\n");
+      return std::nullopt;
+    }
+    std::string text(line, static_cast<size_t>(n));
+    while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.pop_back();
+    HistEvent event;
+    if (!text.empty()) history(history_, &event, H_ENTER, text.c_str());
+    return text;
+  }
+
+ private:
+  bool interactive_;
+  EditLine* edit_ = nullptr;
+  History* history_ = nullptr;
+  std::string path_;
+};
+
+class Chat {
+ public:
+  Chat(Dialogue& dialogue, Think think, std::string system, bool interactive)
+      : dialogue_(dialogue), think_(think), system_(std::move(system)), interactive_(interactive) {}
+
+  // false: the user wants to leave.
+  bool line(const std::string& text) {
+    if (text.empty()) return true;
+    if (text[0] != '/') {
+      say(text);
+      return true;
+    }
+    const size_t space = text.find(' ');
+    const std::string command = text.substr(0, space);
+    const std::string argument = space == std::string::npos ? "" : text.substr(text.find_last_not_of(' ') < space ? text.size() : text.find_first_not_of(' ', space));
+    if (command == "/quit" || command == "/exit") return false;
+    if (command == "/help") {
+      fmt::print("{}\n", kHelp);
+    } else if (command == "/think") {
+      const auto think = think_by_name(argument.empty() ? "high" : argument);
+      think.ok() ? set_think(think.value()) : note(think.error().message);
+    } else if (command == "/nothink") {
+      set_think(Think::kOff);
+    } else if (command == "/max") {
+      set_think(Think::kMax);
+    } else if (command == "/system") {
+      system_ = argument;
+      note(system_.empty() ? "no system message" : "system message set; it holds from the next turn on");
+    } else if (command == "/reset") {
+      messages_.clear();
+      dialogue_.forget();
+      note("a new conversation");
+    } else if (command == "/save" || command == "/load") {
+      if (argument.empty()) {
+        note(command + ": expected a file name");
+      } else {
+        const Status status = command == "/save" ? save(argument) : load(argument);
+        note(status.ok() ? fmt::format("{} messages {} {}", messages_.size(), command == "/save" ? "saved to" : "loaded from", argument)
+                         : status.error().message);
+      }
+    } else {
+      note(command + ": no such command; /help lists them");
+    }
+    return true;
+  }
+
+  bool failed() const { return failed_; }
+
+ private:
+  void note(const std::string& text) const { fmt::print("{}{}{}\n", interactive_ ? "\x1b[2m" : "", text, interactive_ ? "\x1b[0m" : ""); }
+  void set_think(Think think) {
+    think_ = think;
+    note(think == Think::kOff ? "thinking off" : fmt::format("thinking {}", think_name(think)));
+  }
+
+  json::Array with_system() const {
+    json::Array all;
+    if (!system_.empty()) all.push_back(json::Object{{"role", "system"}, {"content", system_}});
+    all.insert(all.end(), messages_.begin(), messages_.end());
+    return all;
+  }
+
+  void say(const std::string& text) {
+    messages_.push_back(json::Object{{"role", "user"}, {"content", text}});
+    bool in_reasoning = false;
+    const auto dim = [&](bool on) {
+      if (on == in_reasoning) return;
+      in_reasoning = on;
+      fmt::print("{}", on ? (interactive_ ? "\x1b[2m" : "") : (interactive_ ? "\x1b[0m\n\n" : "\n\n"));
+    };
+    clear_interrupt();
+    const auto answer = dialogue_.answer(with_system(), think_, [&](bool is_reasoning, const std::string& piece) {
+      dim(is_reasoning);
+      std::fwrite(piece.data(), 1, piece.size(), stdout);
+      std::fflush(stdout);
+    });
+    if (in_reasoning) fmt::print("{}", interactive_ ? "\x1b[0m" : "");
+    if (!answer.ok()) {
+      messages_.pop_back();
+      failed_ = true;
+      fmt::print(stderr, "hadal: {}\n", answer.error().message);
+      return;
+    }
+    fmt::print("\n");
+    note(Dialogue::statistics(answer.value().completion));
+    if (interactive_) fmt::print("\n");
+    messages_.push_back(json::Object{{"role", "assistant"}, {"content", answer.value().content},
+                                     {"reasoning_content", answer.value().reasoning}});
+  }
+
+  // JSON lines, one message each, the system message first.
+  Status save(const std::string& path) const {
+    std::string text;
+    for (const json::Value& message : with_system()) text += json::dump(message) + "\n";
+    std::FILE* file = std::fopen(path.c_str(), "wb");
+    const bool ok = file && std::fwrite(text.data(), 1, text.size(), file) == text.size();
+    if ((file && std::fclose(file) != 0) || !ok) return Error{Code::kIo, fmt::format("{}: cannot write: {}", path, std::strerror(errno))};
+    return {};
+  }
+
+  Status load(const std::string& path) {
+    const std::string text = HADAL_TRY(read_file(path, 1 << 28));
+    json::Array loaded;
+    std::string system;
+    size_t number = 0;
+    for (size_t begin = 0; begin < text.size();) {
+      const size_t end = std::min(text.find('\n', begin), text.size());
+      ++number;
+      const auto parsed = json::parse(std::string_view(text).substr(begin, end - begin));
+      begin = end + 1;
+      const json::Value* role = parsed.ok() ? parsed.value().find("role") : nullptr;
+      const json::Value* content = parsed.ok() ? parsed.value().find("content") : nullptr;
+      if (!role || !role->is_string() || !content || !content->is_string())
+        return Error{Code::kCorrupt, fmt::format("{}: line {}: expected a message with role and content", path, number)};
+      if (number == 1 && role->as_string() == "system") {
+        system = content->as_string();
+      } else {
+        loaded.push_back(parsed.value());
+      }
+    }
+    messages_ = std::move(loaded);
+    system_ = std::move(system);
+    dialogue_.forget();
+    return {};
+  }
+
+  Dialogue& dialogue_;
+  Think think_;
+  std::string system_;
+  bool interactive_;
+  bool failed_ = false;
+  json::Array messages_;
+};
+
+Result<int> chat(const ModelOptions& options, const std::string& system) {
+  auto dialogue = HADAL_TRY(Dialogue::open(options));
+  LineReader reader;
+  const Think think = HADAL_TRY(think_by_name(options.think));
+  if (reader.interactive()) {
+    fmt::print("{}, {} threads, {}; /help lists the commands\n", options.model, dialogue->engine().n_threads(), dialogue->engine().isa().name);
+    if (dialogue->engine().defaults().untrained)
+      fmt::print("\x1b[1mThis model is untrained: its weights are random, and so is what it says.\x1b[0m\n");
+  }
+  Chat conversation(*dialogue, think, system, reader.interactive());
+  while (const auto line = reader.next())
+    if (!conversation.line(*line)) break;
+  return conversation.failed() && !reader.interactive() ? 1 : 0;
+}
+
+}  // namespace
+
+void add_chat(CLI::App& app, int& exit_status) {
+  CLI::App* command = app.add_subcommand("chat", "Talk with the model");
+  struct Options {
+    ModelOptions model;
+    std::string system;
+  };
+  auto options = std::make_shared<Options>();
+  add_model_options(*command, options->model);
+  command->add_option("--system", options->system, "system message");
+  command->callback([options, &exit_status] {
+    install_interrupt_handler();
+    const auto status = chat(options->model, options->system);
+    exit_status = status.ok() ? status.value() : report_failure(status.error());
+  });
+}
+
+}  // namespace hadal::cli
