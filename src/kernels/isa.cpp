@@ -3,7 +3,7 @@
 namespace hadal::kernels {
 
 std::span<const Isa* const> all_isas() {
-  static const Isa* const kAll[] = {&reference()};
+  static const Isa* const kAll[] = {&reference(), &avx2(), &avx512()};
   return kAll;
 }
 

@@ -67,8 +67,8 @@ struct Isa {
   void (*head_norm)(float* x, int64_t n, float eps, bool round);
   // Rotates adjacent pairs in place; n_pairs cosines and sines; inverse: by the negative angle.
   void (*rope)(float* x, const float* cos, const float* sin, int n_pairs, bool inverse, bool round);
-  // Q8 of n columns: values (E4M3, unscaled), scales [ceil(n/128)], limbs [3, limb_stride].
-  void (*quantise)(const float* x, int64_t n, float* values, float* scales, int8_t* limbs, int64_t limb_stride);
+  // Q8 of n columns: values (E4M3, unscaled), scales [ceil(n/128)], chunks [ceil(n/128)].
+  void (*quantise)(const float* x, int64_t n, float* values, float* scales, Fp4Chunk* chunks);
   // Faithful KV row: E4M3 of the nope dims in groups of 64 with E8M0 scales, BF16 of the rope dims; and back.
   void (*pack_kv)(const float* x, int n_nope, int n_rope, std::byte* row);
   void (*unpack_kv)(const std::byte* row, int n_nope, int n_rope, float* x);
@@ -90,6 +90,8 @@ struct Isa {
 };
 
 const Isa& reference();
+const Isa& avx2();
+const Isa& avx512();
 std::span<const Isa* const> all_isas();        // slowest first; some may not run on this machine
 const Isa& best_isa();                         // the last that runs here
 const Isa* find_isa(std::string_view name);    // nullptr: no such name, or it does not run here ("auto": best)

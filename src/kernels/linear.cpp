@@ -35,13 +35,13 @@ const LinearInput& QuantisedInput::quantise(ThreadPool& pool, const Isa& isa, co
   };
   grow(values_, n_tokens * padded);
   grow(scales_, n_tokens * n_blocks);
-  grow(limbs_, n_tokens * 3 * padded);
+  grow(chunks_, n_tokens * n_blocks);
   pool.run(n_tokens, [&](int64_t t, int) {
     isa.quantise(x + t * stride, n_cols, values_.data() + t * padded, scales_.data() + t * n_blocks,
-                 limbs_.data() + t * 3 * padded, padded);
+                 chunks_.data() + t * n_blocks);
   });
   input_ = {.values = values_.data(), .stride = padded, .scales = scales_.data(), .scale_stride = n_blocks,
-            .limbs = limbs_.data(), .limb_stride = padded, .n_cols = n_cols};
+            .chunks = chunks_.data(), .n_cols = n_cols};
   return input_;
 }
 

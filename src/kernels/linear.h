@@ -25,14 +25,21 @@ namespace hadal::kernels {
 
 struct Isa;
 
+// 128 quantised activations as FP4 products read them: 512 * value = l0 + 128 l1 + 16384 l2 with digits of 7 bits
+// and sign. The vector kernels multiply by (2 * weight + 12), which is unsigned; `bias` takes the 12s back:
+// bias[i] = -12 * the sum of the 8 values that meet packed bytes 4i..4i+3. Zero past n_cols.
+struct Fp4Chunk {
+  int8_t limbs[3][2][64];  // [limb][even, odd column][packed byte]
+  int32_t bias[16];
+};
+
 // Rows of an input as the products read them. Views.
 struct LinearInput {
   const float* values = nullptr;  // [t, stride]; quantised: E4M3 values without their scale. Past n_cols: not read
   int64_t stride = 0;
   const float* scales = nullptr;  // [t, scale_stride] one power of two per 128 columns; nullptr: not quantised
   int64_t scale_stride = 0;
-  const int8_t* limbs = nullptr;  // [t, 3, limb_stride]: 512 * value = l0 + 128 l1 + 16384 l2, zero past n_cols
-  int64_t limb_stride = 0;        // multiple of 128
+  const Fp4Chunk* chunks = nullptr;  // [t, scale_stride]: the same values as integers, for FP4 weights
   int64_t n_cols = 0;
 };
 
@@ -62,7 +69,7 @@ class QuantisedInput {
 
  private:
   std::vector<float> values_, scales_;
-  std::vector<int8_t> limbs_;
+  std::vector<Fp4Chunk> chunks_;
   LinearInput input_;
 };
 

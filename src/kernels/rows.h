@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/linear.h"
 #include "kernels/math.h"
 #include "tensor/formats.h"
 
@@ -83,10 +84,7 @@ HADAL_INLINE float e4m3_value(float x) {
   return (x + magic) - magic;
 }
 
-void row_quantise(const float* x, int64_t n, float* values, float* scales, int8_t* limbs, int64_t limb_stride) {
-  int8_t* l0 = limbs;
-  int8_t* l1 = limbs + limb_stride;
-  int8_t* l2 = limbs + 2 * limb_stride;
+void row_quantise(const float* x, int64_t n, float* values, float* scales, Fp4Chunk* chunks) {
   for (int64_t begin = 0; begin < n; begin += 128) {
     const int64_t size = n - begin < 128 ? n - begin : 128;
     float amax = max_abs(x + begin, size);
@@ -94,19 +92,31 @@ void row_quantise(const float* x, int64_t n, float* values, float* scales, int8_
     const int e = scale_exponent(amax, kE4m3InverseTop);
     const float inverse = exp2i(-e);
     scales[begin / 128] = exp2i(e);
-    for (int64_t i = begin; i < begin + size; ++i) {
-      // + 0.0f: a negative zero becomes zero, as its integer form
-      const float v = e4m3_value(x[i] * inverse) + 0.0f;
-      values[i] = v;
-      const int32_t k = static_cast<int32_t>(v * 512.0f);  // exact, below 2^18
-      const int32_t low = ((k + 64) & 127) - 64, rest = (k - low) >> 7;
-      const int32_t middle = ((rest + 64) & 127) - 64;
-      l0[i] = static_cast<int8_t>(low);
-      l1[i] = static_cast<int8_t>(middle);
-      l2[i] = static_cast<int8_t>((rest - middle) >> 7);
+    int32_t fixed[128];  // 512 * value, exact, below 2^18
+    // + 0.0f: a negative zero becomes zero, as its integer form
+    for (int64_t i = 0; i < size; ++i) {
+      const float v = e4m3_value(x[begin + i] * inverse) + 0.0f;
+      values[begin + i] = v;
+      fixed[i] = static_cast<int32_t>(v * 512.0f);
+    }
+    for (int64_t i = size; i < 128; ++i) fixed[i] = 0;
+    Fp4Chunk& chunk = chunks[begin / 128];
+    for (int i = 0; i < 64; ++i) {
+      for (int odd = 0; odd < 2; ++odd) {
+        const int32_t k = fixed[2 * i + odd];
+        const int32_t low = ((k + 64) & 127) - 64, rest = (k - low) >> 7;
+        const int32_t middle = ((rest + 64) & 127) - 64;
+        chunk.limbs[0][odd][i] = static_cast<int8_t>(low);
+        chunk.limbs[1][odd][i] = static_cast<int8_t>(middle);
+        chunk.limbs[2][odd][i] = static_cast<int8_t>((rest - middle) >> 7);
+      }
+    }
+    for (int i = 0; i < 16; ++i) {
+      int32_t sum = 0;
+      for (int k = 8 * i; k < 8 * i + 8; ++k) sum += fixed[k];
+      chunk.bias[i] = -12 * sum;
     }
   }
-  for (int64_t i = n; i < limb_stride; ++i) l0[i] = l1[i] = l2[i] = 0;
 }
 
 // Bytes of a faithful KV row: codes, scales, padding to an even offset, BF16 rope dims.

@@ -1,0 +1,20 @@
+#include "kernels/vector_avx2.h"
+//
+#include "kernels/vector_kernels.h"
+
+namespace hadal::kernels {
+namespace {
+
+bool supported() {
+  // F16C is in every processor with AVX2.
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+constexpr Isa kAvx2 = {.name = "avx2", .supported = supported, .linear = linear, .attend = attend,
+                         .index_scores = index_scores, HADAL_ROW_FUNCTIONS};
+
+}  // namespace
+
+const Isa& avx2() { return kAvx2; }
+
+}  // namespace hadal::kernels

@@ -1,0 +1,638 @@
+// Matrix products, attention and index scores over the vector words of vector_avx512.h or vector_avx2.h, one of
+// which the including file brings first. The arithmetic is that of linear.h and isa.h: 16 lanes, explicit fma,
+// one tree; lanes past the end of a row hold zeros, which change nothing.
+//
+// Products go in tiles of 4 rows x 4 tokens, so that a register tile of 16 sums meets 8 loads, and the trees of
+// four sums share their shuffles. With few tokens the weights are decoded in registers straight from the map;
+// with many, each 4 x 128 block is decoded once into a small buffer and met by all tokens. Rows are prefetched
+// exactly one tile ahead: they are a few KB, and the hardware's prefetcher starts anew at each.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "kernels/isa.h"
+#include "kernels/rows.h"
+
+namespace hadal::kernels {
+namespace {
+
+constexpr int kTile = 4;            // rows, and tokens, of a register tile
+constexpr int64_t kFewTokens = 4;   // up to so many are met by weights decoded in registers
+
+HADAL_INLINE void store4(float* to, __m128 sums, int64_t n) {
+  float values[4];
+  _mm_storeu_ps(values, sums);
+  for (int64_t i = 0; i < n; ++i) to[i] = values[i];
+}
+
+// Four rows of a job and where their results go.
+struct RowTile {
+  const LinearJob& job;
+  int64_t first;   // row of the job
+  int64_t n;       // 1..4 rows that exist; the others repeat the last
+  int64_t row(int r) const { return job.row_begin + first + (r < n ? r : n - 1); }
+
+  const float* x(int64_t token) const { return job.input.values + job.input_row(token) * job.input.stride; }
+  const float* scales(int64_t token) const {
+    return job.input.scales ? job.input.scales + job.input_row(token) * job.input.scale_stride : nullptr;
+  }
+  void put(int64_t token, const float* sums) const {
+    float* out = job.out + token * job.out_stride + first;
+    for (int64_t r = 0; r < n; ++r) out[r] = job.round_bf16 ? round_bf16(sums[r]) : sums[r];
+  }
+};
+
+// Brings the next tile's part of the rows to the cache: `bytes` from `at` on in each of 4 rows.
+HADAL_INLINE void prefetch(const std::byte* at) { _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0); }
+
+// ---- whole rows: F32, BF16
+
+struct F32Row {
+  static constexpr int64_t kBytes = 4;
+  static F16 load(const std::byte* p) { return f_load(reinterpret_cast<const float*>(p)); }
+  static F16 load_n(const std::byte* p, int64_t n) {
+    float copy[16] = {};
+    std::memcpy(copy, p, static_cast<size_t>(4 * n));
+    return f_load(copy);
+  }
+};
+struct Bf16Row {
+  static constexpr int64_t kBytes = 2;
+  static F16 load(const std::byte* p) { return f_from_bf16(p); }
+  static F16 load_n(const std::byte* p, int64_t n) { return f_from_bf16_n(p, n); }
+};
+
+template <class Row, int kTokens>
+void whole_rows(const RowTile& tile, int64_t token) {
+  const int64_t cols = tile.job.weight->cols, row_bytes = cols * Row::kBytes;
+  const std::byte* w[kTile];
+  for (int r = 0; r < kTile; ++r) w[r] = tile.job.weight->data + tile.row(r) * row_bytes;
+  const float* x[kTokens];
+  for (int t = 0; t < kTokens; ++t) x[t] = tile.x(token + t);
+  F16 sum[kTile][kTokens];
+#pragma GCC unroll 4
+  for (int r = 0; r < kTile; ++r)
+#pragma GCC unroll 4
+    for (int t = 0; t < kTokens; ++t) sum[r][t] = f_zero();
+  int64_t k = 0;
+  for (; k + 16 <= cols; k += 16) {
+    F16 xs[kTokens];
+#pragma GCC unroll 4
+    for (int t = 0; t < kTokens; ++t) xs[t] = f_load(x[t] + k);
+#pragma GCC unroll 4
+    for (int r = 0; r < kTile; ++r) {
+      const std::byte* at = w[r] + k * Row::kBytes;
+      if (k * Row::kBytes % 64 == 0) prefetch(at + kTile * row_bytes);
+      const F16 ws = Row::load(at);
+#pragma GCC unroll 4
+      for (int t = 0; t < kTokens; ++t) sum[r][t] = f_fma(ws, xs[t], sum[r][t]);
+    }
+  }
+  if (k < cols) {
+    for (int r = 0; r < kTile; ++r) {
+      const F16 ws = Row::load_n(w[r] + k * Row::kBytes, cols - k);
+      for (int t = 0; t < kTokens; ++t) sum[r][t] = f_fma(ws, f_load_n(x[t] + k, cols - k), sum[r][t]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int t = 0; t < kTokens; ++t) {
+    float sums[kTile];
+    _mm_storeu_ps(sums, f_reduce4(sum[0][t], sum[1][t], sum[2][t], sum[3][t]));
+    tile.put(token + t, sums);
+  }
+}
+
+// Formats without a fast path as whole rows (FP8 with rounded F32 scales, FP4 with plain input): four rows are
+// decoded to float32, then met as F32 rows.
+void decoded_rows(const RowTile& tile, int64_t n_tokens) {
+  const Weight& weight = *tile.job.weight;
+  const int64_t cols = weight.cols;
+  thread_local std::vector<float> decoded;
+  if (static_cast<int64_t>(decoded.size()) < kTile * cols) decoded.resize(static_cast<size_t>(kTile * cols));
+  for (int r = 0; r < kTile; ++r) {
+    float* out = decoded.data() + r * cols;
+    const int64_t row = tile.row(r);
+    if (weight.format == WeightFormat::kFp4Block) {
+      const std::byte* codes = weight.data + row * (cols / 2);
+      const std::byte* scales = weight.scale + row * (cols / 32);
+      for (int64_t k = 0; k < cols; ++k) {
+        const unsigned byte = static_cast<unsigned>(codes[k / 2]);
+        out[k] = 0.5f * static_cast<float>(kE2m1Doubled[k % 2 == 0 ? byte & 15 : byte >> 4]) * to_f32(f8e8m0{static_cast<uint8_t>(scales[k / 32])});
+      }
+    } else {
+      const std::byte* codes = weight.data + row * cols;
+      const std::byte* scales = weight.scale + row / 128 * ((cols + 127) / 128) * 4;
+      for (int64_t k = 0; k < cols; ++k) {
+        float scale;
+        std::memcpy(&scale, scales + k / 128 * 4, 4);
+        out[k] = round_bf16(to_f32(f8e4m3{static_cast<uint8_t>(codes[k])}) * scale);
+      }
+    }
+  }
+  for (int64_t t = 0; t < n_tokens; ++t) {
+    F16 sum[kTile] = {f_zero(), f_zero(), f_zero(), f_zero()};
+    const float* x = tile.x(t);
+    int64_t k = 0;
+    for (; k + 16 <= cols; k += 16) {
+      const F16 xs = f_load(x + k);
+#pragma GCC unroll 4
+      for (int r = 0; r < kTile; ++r) sum[r] = f_fma(f_load(decoded.data() + r * cols + k), xs, sum[r]);
+    }
+    if (k < cols)
+      for (int r = 0; r < kTile; ++r) sum[r] = f_fma(f_load_n(decoded.data() + r * cols + k, cols - k), f_load_n(x + k, cols - k), sum[r]);
+    float sums[kTile];
+    _mm_storeu_ps(sums, f_reduce4(sum[0], sum[1], sum[2], sum[3]));
+    tile.put(t, sums);
+  }
+}
+
+// ---- FP8 blocks
+
+// Scales of column block b for the tile's four rows, times 2^8 for the codes as halves (exact).
+struct Fp8Scales {
+  explicit Fp8Scales(const RowTile& tile) : weight(*tile.job.weight), n_blocks((weight.cols + 127) / 128) {
+    for (int r = 0; r < kTile; ++r) base[r] = tile.row(r) / 128 * n_blocks;
+    uniform = base[0] == base[kTile - 1];
+  }
+  float at(int r, int64_t b) const {
+    if (!weight.scales_are_f32) return to_f32(f8e8m0{static_cast<uint8_t>(weight.scale[base[r] + b])});
+    float scale;
+    std::memcpy(&scale, weight.scale + 4 * (base[r] + b), 4);
+    return scale;
+  }
+  __m128 four(int64_t b) const {
+    if (uniform) return _mm_set1_ps(at(0, b));
+    return _mm_setr_ps(at(0, b), at(1, b), at(2, b), at(3, b));
+  }
+  const Weight& weight;
+  int64_t n_blocks;
+  int64_t base[kTile];
+  bool uniform;
+};
+
+// y = fma(c * 2^8, sa * sw, y): the codes were summed as value * 2^-8.
+HADAL_INLINE __m128 add_block(__m128 y, __m128 c, float sa, __m128 sw) {
+  return _mm_fmadd_ps(_mm_mul_ps(c, _mm_set1_ps(256.0f)), _mm_mul_ps(_mm_set1_ps(sa), sw), y);
+}
+
+template <int kTokens>
+void fp8_few(const RowTile& tile, int64_t token) {
+  const int64_t cols = tile.job.weight->cols;
+  const Fp8Scales sw(tile);
+  const std::byte* w[kTile];
+  for (int r = 0; r < kTile; ++r) w[r] = tile.job.weight->data + tile.row(r) * cols;
+  const float* x[kTokens];
+  const float* sa[kTokens];
+  __m128 y[kTokens];
+  for (int t = 0; t < kTokens; ++t) {
+    x[t] = tile.x(token + t);
+    sa[t] = tile.scales(token + t);
+    y[t] = _mm_setzero_ps();
+  }
+  for (int64_t b = 0; b < sw.n_blocks; ++b) {
+    F16 sum[kTile][kTokens];
+#pragma GCC unroll 4
+    for (int r = 0; r < kTile; ++r)
+#pragma GCC unroll 4
+      for (int t = 0; t < kTokens; ++t) sum[r][t] = f_zero();
+    const int64_t begin = b * 128;
+    if (begin + 128 <= cols) {
+#pragma GCC unroll 4
+      for (int r = 0; r < kTile; ++r) {
+        prefetch(w[r] + begin + kTile * cols);
+        prefetch(w[r] + begin + 64 + kTile * cols);
+      }
+#pragma GCC unroll 8
+      for (int64_t k = 0; k < 128; k += 16) {
+        F16 xs[kTokens];
+#pragma GCC unroll 4
+        for (int t = 0; t < kTokens; ++t) xs[t] = f_load(x[t] + begin + k);
+#pragma GCC unroll 4
+        for (int r = 0; r < kTile; ++r) {
+          const F16 ws = f_from_e4m3(w[r] + begin + k);
+#pragma GCC unroll 4
+          for (int t = 0; t < kTokens; ++t) sum[r][t] = f_fma(ws, xs[t], sum[r][t]);
+        }
+      }
+    } else {
+      for (int64_t k = begin; k < cols; k += 16) {
+        const int64_t n = std::min<int64_t>(16, cols - k);
+        for (int r = 0; r < kTile; ++r) {
+          const F16 ws = f_from_e4m3_n(w[r] + k, n);
+          for (int t = 0; t < kTokens; ++t) sum[r][t] = f_fma(ws, f_load_n(x[t] + k, n), sum[r][t]);
+        }
+      }
+    }
+    const __m128 scales = sw.four(b);
+#pragma GCC unroll 4
+    for (int t = 0; t < kTokens; ++t)
+      y[t] = add_block(y[t], f_reduce4(sum[0][t], sum[1][t], sum[2][t], sum[3][t]), sa[t] ? sa[t][b] : 1.0f, scales);
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    float sums[kTile];
+    _mm_storeu_ps(sums, y[t]);
+    tile.put(token + t, sums);
+  }
+}
+
+template <int kTokens>
+HADAL_INLINE void fp8_tile(const float* block, int64_t n_steps, const float* const* x, F16 (&sum)[kTile][kTokens]) {
+#pragma GCC unroll 4
+  for (int r = 0; r < kTile; ++r)
+#pragma GCC unroll 4
+    for (int t = 0; t < kTokens; ++t) sum[r][t] = f_zero();
+  for (int64_t i = 0; i < n_steps; ++i) {
+    F16 xs[kTokens];
+#pragma GCC unroll 4
+    for (int t = 0; t < kTokens; ++t) xs[t] = f_load(x[t] + 16 * i);
+#pragma GCC unroll 4
+    for (int r = 0; r < kTile; ++r) {
+      const F16 ws = f_load(block + r * 128 + 16 * i);
+#pragma GCC unroll 4
+      for (int t = 0; t < kTokens; ++t) sum[r][t] = f_fma(ws, xs[t], sum[r][t]);
+    }
+  }
+}
+
+// Many tokens: y of all of them is kept while the blocks pass.
+void fp8_many(const RowTile& tile, int64_t n_tokens) {
+  const int64_t cols = tile.job.weight->cols;
+  const Fp8Scales sw(tile);
+  thread_local std::vector<float> kept;
+  if (static_cast<int64_t>(kept.size()) < kTile * n_tokens) kept.resize(static_cast<size_t>(kTile * n_tokens));
+  std::fill(kept.begin(), kept.begin() + kTile * n_tokens, 0.0f);
+  alignas(64) float block[kTile * 128];
+  float padded[kTile][128];  // inputs of the last block, when it is short
+  for (int64_t b = 0; b < sw.n_blocks; ++b) {
+    const int64_t begin = b * 128, n = std::min<int64_t>(128, cols - begin), n_steps = (n + 15) / 16;
+    for (int r = 0; r < kTile; ++r) {
+      const std::byte* w = tile.job.weight->data + tile.row(r) * cols + begin;
+      for (int64_t i = 0; i < n_steps; ++i)
+        f_store(block + r * 128 + 16 * i, 16 * i + 16 <= n ? f_from_e4m3(w + 16 * i) : f_from_e4m3_n(w + 16 * i, n - 16 * i));
+    }
+    const __m128 scales = sw.four(b);
+    int64_t token = 0;
+    for (; token + kTile <= n_tokens; token += kTile) {
+      const float* x[kTile];
+      for (int t = 0; t < kTile; ++t) {
+        x[t] = tile.x(token + t) + begin;
+        if (n % 16 == 0) continue;
+        std::memset(padded[t], 0, sizeof padded[t]);
+        std::memcpy(padded[t], x[t], sizeof(float) * static_cast<size_t>(n));
+        x[t] = padded[t];
+      }
+      F16 sum[kTile][kTile];
+      if (n_steps == 8) {
+        fp8_tile<kTile>(block, 8, x, sum);
+      } else {
+        fp8_tile<kTile>(block, n_steps, x, sum);
+      }
+#pragma GCC unroll 4
+      for (int t = 0; t < kTile; ++t) {
+        float* y = kept.data() + kTile * (token + t);
+        const float* sa = tile.scales(token + t);
+        _mm_storeu_ps(y, add_block(_mm_loadu_ps(y), f_reduce4(sum[0][t], sum[1][t], sum[2][t], sum[3][t]), sa ? sa[b] : 1.0f, scales));
+      }
+    }
+    for (; token < n_tokens; ++token) {
+      const float* x[1] = {tile.x(token) + begin};
+      if (n % 16 != 0) {
+        std::memset(padded[0], 0, sizeof padded[0]);
+        std::memcpy(padded[0], x[0], sizeof(float) * static_cast<size_t>(n));
+        x[0] = padded[0];
+      }
+      F16 sum[kTile][1];
+      fp8_tile<1>(block, n_steps, x, sum);
+      float* y = kept.data() + kTile * token;
+      const float* sa = tile.scales(token);
+      _mm_storeu_ps(y, add_block(_mm_loadu_ps(y), f_reduce4(sum[0][0], sum[1][0], sum[2][0], sum[3][0]), sa ? sa[b] : 1.0f, scales));
+    }
+  }
+  for (int64_t token = 0; token < n_tokens; ++token) tile.put(token, kept.data() + kTile * token);
+}
+
+// ---- FP4 groups, as exact integers
+
+// Exact group sums of four rows and 128 columns: lane g holds rows 0..3 of group g.
+HADAL_INLINE I16 fp4_sums(const B64 (&even)[kTile], const B64 (&odd)[kTile], const Fp4Chunk& x) {
+  const I16 bias = i_load(x.bias);
+  I16 row[kTile];
+#pragma GCC unroll 4
+  for (int r = 0; r < kTile; ++r) {
+    const I16 low = i_dot4(i_dot4(bias, even[r], b_load(x.limbs[0][0])), odd[r], b_load(x.limbs[0][1]));
+    const I16 middle = i_dot4(i_dot4(i_zero(), even[r], b_load(x.limbs[1][0])), odd[r], b_load(x.limbs[1][1]));
+    const I16 high = i_dot4(i_dot4(i_zero(), even[r], b_load(x.limbs[2][0])), odd[r], b_load(x.limbs[2][1]));
+    row[r] = i_add(i_add(low, i_shift_left<7>(middle)), i_shift_left<14>(high));
+  }
+  return i_sum_lanes(row[0], row[1], row[2], row[3]);
+}
+
+// Codes and scales of one chunk (128 columns) of four rows; past the end of a row zeros.
+struct Fp4Tile {
+  explicit Fp4Tile(const RowTile& tile) : cols(tile.job.weight->cols), n_chunks((cols + 127) / 128) {
+    for (int r = 0; r < kTile; ++r) {
+      codes[r] = tile.job.weight->data + tile.row(r) * (cols / 2);
+      scales[r] = tile.job.weight->scale + tile.row(r) * (cols / 32);
+    }
+  }
+  HADAL_INLINE void load(int64_t c, B64 (&even)[kTile], B64 (&odd)[kTile], F16& sw) const {
+    alignas(16) uint32_t four[kTile];  // scale bytes of four groups, row by row
+    if ((c + 1) * 128 <= cols) {
+#pragma GCC unroll 4
+      for (int r = 0; r < kTile; ++r) {
+        b_unpack_e2m1(b_load(codes[r] + 64 * c), even[r], odd[r]);
+        std::memcpy(&four[r], scales[r] + 4 * c, 4);
+      }
+    } else {
+      const int64_t n = cols - c * 128;
+      for (int r = 0; r < kTile; ++r) {
+        uint8_t copy[64] = {};
+        std::memcpy(copy, codes[r] + 64 * c, static_cast<size_t>(n / 2));
+        b_unpack_e2m1(b_load(copy), even[r], odd[r]);
+        four[r] = 0x7F7F7F7Fu;
+        std::memcpy(&four[r], scales[r] + 4 * c, static_cast<size_t>(n / 32));
+      }
+    }
+    const __m128i rows = _mm_load_si128(reinterpret_cast<const __m128i*>(four));
+    sw = f_from_e8m0(_mm_shuffle_epi8(rows, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+  }
+  int64_t cols, n_chunks;
+  const std::byte* codes[kTile];
+  const std::byte* scales[kTile];
+};
+
+HADAL_INLINE F16 fp4_add(F16 lanes, I16 c, float sa, F16 sw) { return f_fma(f_mul(f_from_i(c), f_set(sa * 0x1p-10f)), sw, lanes); }
+HADAL_INLINE __m128 fp4_tree(F16 a, F16 b, F16 c, F16 d) { return f_add_lanes(f_add(f_add(a, c), f_add(b, d))); }
+
+template <int kTokens>
+void fp4_few(const RowTile& tile, int64_t token) {
+  const Fp4Tile w(tile);
+  const Fp4Chunk* x[kTokens];
+  const float* sa[kTokens];
+  F16 lanes[kTokens][4];
+  for (int t = 0; t < kTokens; ++t) {
+    x[t] = tile.job.input.chunks + tile.job.input_row(token + t) * tile.job.input.scale_stride;
+    sa[t] = tile.scales(token + t);
+    for (int i = 0; i < 4; ++i) lanes[t][i] = f_zero();
+  }
+  const int64_t ahead = kTile * w.cols / 2;
+  for (int64_t first = 0; first < w.n_chunks; first += 4) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {  // chunk c goes to lanes 4 (c mod 4) + group
+      const int64_t c = first + i;
+      if (c >= w.n_chunks) break;
+      B64 even[kTile], odd[kTile];
+      F16 sw;
+      w.load(c, even, odd, sw);
+#pragma GCC unroll 4
+      for (int r = 0; r < kTile; ++r) prefetch(w.codes[r] + 64 * c + ahead);
+#pragma GCC unroll 4
+      for (int t = 0; t < kTokens; ++t) lanes[t][i] = fp4_add(lanes[t][i], fp4_sums(even, odd, x[t][c]), sa[t][c], sw);
+    }
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    float sums[kTile];
+    _mm_storeu_ps(sums, fp4_tree(lanes[t][0], lanes[t][1], lanes[t][2], lanes[t][3]));
+    tile.put(token + t, sums);
+  }
+}
+
+void fp4_many(const RowTile& tile, int64_t n_tokens) {
+  const Fp4Tile w(tile);
+  thread_local std::vector<float> kept;  // [token, 4, 16]
+  if (static_cast<int64_t>(kept.size()) < 64 * n_tokens) kept.resize(static_cast<size_t>(64 * n_tokens));
+  std::fill(kept.begin(), kept.begin() + 64 * n_tokens, 0.0f);
+  for (int64_t c = 0; c < w.n_chunks; ++c) {
+    B64 even[kTile], odd[kTile];
+    F16 sw;
+    w.load(c, even, odd, sw);
+    for (int64_t token = 0; token < n_tokens; ++token) {
+      const int64_t row = tile.job.input_row(token);
+      float* lanes = kept.data() + 64 * token + 16 * (c % 4);
+      const Fp4Chunk& x = tile.job.input.chunks[row * tile.job.input.scale_stride + c];
+      f_store(lanes, fp4_add(f_load(lanes), fp4_sums(even, odd, x), tile.scales(token)[c], sw));
+    }
+  }
+  for (int64_t token = 0; token < n_tokens; ++token) {
+    const float* lanes = kept.data() + 64 * token;
+    float sums[kTile];
+    _mm_storeu_ps(sums, fp4_tree(f_load(lanes), f_load(lanes + 16), f_load(lanes + 32), f_load(lanes + 48)));
+    tile.put(token, sums);
+  }
+}
+
+// ---- the entries
+
+template <template <int> class Few>
+HADAL_INLINE void by_tokens(const RowTile& tile, int64_t n_tokens) {
+  int64_t token = 0;
+  for (; token + 4 <= n_tokens; token += 4) Few<4>::run(tile, token);
+  if (n_tokens - token == 3) Few<3>::run(tile, token);
+  if (n_tokens - token == 2) Few<2>::run(tile, token);
+  if (n_tokens - token == 1) Few<1>::run(tile, token);
+}
+template <int kTokens>
+struct Fp8Few {
+  static void run(const RowTile& tile, int64_t token) { fp8_few<kTokens>(tile, token); }
+};
+template <int kTokens>
+struct Fp4Few {
+  static void run(const RowTile& tile, int64_t token) { fp4_few<kTokens>(tile, token); }
+};
+template <int kTokens>
+struct F32Few {
+  static void run(const RowTile& tile, int64_t token) { whole_rows<F32Row, kTokens>(tile, token); }
+};
+template <int kTokens>
+struct Bf16Few {
+  static void run(const RowTile& tile, int64_t token) { whole_rows<Bf16Row, kTokens>(tile, token); }
+};
+
+void linear(const LinearJob& job, int64_t begin, int64_t end) {
+  const Weight& weight = *job.weight;
+  for (int64_t first = begin; first < end; first += kTile) {
+    const RowTile tile{job, first, std::min<int64_t>(kTile, end - first)};
+    switch (weight.format) {
+      case WeightFormat::kF32: by_tokens<F32Few>(tile, job.n_tokens); break;
+      case WeightFormat::kBf16: by_tokens<Bf16Few>(tile, job.n_tokens); break;
+      case WeightFormat::kFp8Block:
+        if (weight.rounds_to_bf16 && weight.scales_are_f32) {
+          decoded_rows(tile, job.n_tokens);
+        } else if (job.n_tokens <= kFewTokens) {
+          by_tokens<Fp8Few>(tile, job.n_tokens);
+        } else {
+          fp8_many(tile, job.n_tokens);
+        }
+        break;
+      case WeightFormat::kFp4Block:
+        if (!job.input.scales) {
+          decoded_rows(tile, job.n_tokens);
+        } else if (job.n_tokens <= kFewTokens) {
+          by_tokens<Fp4Few>(tile, job.n_tokens);
+        } else {
+          fp4_many(tile, job.n_tokens);
+        }
+        break;
+    }
+  }
+}
+
+// Dots of four vectors with one: 16 lanes over n, tails padded with zeros.
+HADAL_INLINE __m128 dots4(const float* const (&rows)[4], const float* x, int n) {
+  F16 sum[4] = {f_zero(), f_zero(), f_zero(), f_zero()};
+  int k = 0;
+  for (; k + 16 <= n; k += 16) {
+    const F16 xs = f_load(x + k);
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r) sum[r] = f_fma(f_load(rows[r] + k), xs, sum[r]);
+  }
+  if (k < n)
+    for (int r = 0; r < 4; ++r) sum[r] = f_fma(f_load_n(rows[r] + k, n - k), f_load_n(x + k, n - k), sum[r]);
+  return f_reduce4(sum[0], sum[1], sum[2], sum[3]);
+}
+
+void attend(const AttendBlock& block) {
+  const int n = block.n_keys, hd = block.head_dim;
+  constexpr float kNone = -std::numeric_limits<float>::infinity();
+  float p[kTile][kAttentionBlock];
+  for (int first = 0; first < block.n_heads; first += kTile) {
+    const int heads = std::min(kTile, block.n_heads - first);
+    for (int h = 0; h < heads; ++h) {
+      const float* q = block.q + static_cast<int64_t>(first + h) * hd;
+      for (int j = 0; j < n; j += 4) {
+        const float* keys[4];
+        for (int i = 0; i < 4; ++i) keys[i] = block.keys + static_cast<int64_t>(std::min(j + i, n - 1)) * hd;
+        store4(p[h] + j, dots4(keys, q, hd), std::min(4, n - j));
+      }
+    }
+    for (int h = 0; h < heads; ++h) {
+      const int head = first + h;
+      float most = block.max[head];
+      for (int j = 0; j < n; ++j) {
+        p[h][j] = block.masked[j] ? kNone : p[h][j] * block.scale;
+        most = p[h][j] > most ? p[h][j] : most;
+      }
+      const float shrink = exp_f32(block.max[head] - most);
+      for (int j = 0; j < n; ++j) p[h][j] = exp_f32(p[h][j] - most);  // a masked key gives 0
+      float lane[kLanes] = {};
+      for (int j = 0; j < n; ++j) lane[j % kLanes] += p[h][j];
+      if (block.round_p)
+        for (int j = 0; j < n; ++j) p[h][j] = round_bf16(p[h][j]);
+      block.max[head] = most;
+      block.den[head] = __builtin_fmaf(block.den[head], shrink, reduce16(lane));
+      float* acc = block.acc + static_cast<int64_t>(head) * hd;
+      for (int i = 0; i < hd; ++i) acc[i] *= shrink;
+    }
+    // acc += p k, keys ascending: 4 heads x 2 vectors of dims at a time
+    for (int i = 0; i < hd; i += 32) {
+      if (heads == kTile && i + 32 <= hd) {
+        F16 sum[kTile][2];
+#pragma GCC unroll 4
+        for (int h = 0; h < kTile; ++h)
+          for (int v = 0; v < 2; ++v) sum[h][v] = f_load(block.acc + static_cast<int64_t>(first + h) * hd + i + 16 * v);
+        for (int j = 0; j < n; ++j) {
+          const float* key = block.keys + static_cast<int64_t>(j) * hd + i;
+          const F16 k0 = f_load(key), k1 = f_load(key + 16);
+#pragma GCC unroll 4
+          for (int h = 0; h < kTile; ++h) {
+            const F16 ph = f_set(p[h][j]);
+            sum[h][0] = f_fma(ph, k0, sum[h][0]);
+            sum[h][1] = f_fma(ph, k1, sum[h][1]);
+          }
+        }
+#pragma GCC unroll 4
+        for (int h = 0; h < kTile; ++h)
+          for (int v = 0; v < 2; ++v) f_store(block.acc + static_cast<int64_t>(first + h) * hd + i + 16 * v, sum[h][v]);
+      } else {
+        for (int h = 0; h < heads; ++h) {
+          float* acc = block.acc + static_cast<int64_t>(first + h) * hd;
+          for (int j = 0; j < n; ++j)
+            for (int d = i; d < std::min(i + 32, hd); ++d)
+              acc[d] = __builtin_fmaf(p[h][j], block.keys[static_cast<int64_t>(j) * hd + d], acc[d]);
+        }
+      }
+    }
+  }
+}
+
+// Index queries of 128 dims as the packed rows meet them: even and odd columns apart, with the bias.
+struct IndexHead {
+  int8_t even[64], odd[64];
+  int32_t bias[16];
+};
+
+void index_scores_fp4(const IndexScores& args) {
+  thread_local std::vector<IndexHead> heads;
+  thread_local std::vector<float> terms;
+  const int n = args.n_heads;
+  heads.resize(static_cast<size_t>(n));
+  terms.resize(static_cast<size_t>(n));
+  for (int h = 0; h < n; ++h) {
+    const int8_t* q = args.q + h * 128;
+    IndexHead& head = heads[static_cast<size_t>(h)];
+    for (int i = 0; i < 64; ++i) {
+      head.even[i] = q[2 * i];
+      head.odd[i] = q[2 * i + 1];
+    }
+    for (int i = 0; i < 16; ++i) {
+      int32_t sum = 0;
+      for (int k = 8 * i; k < 8 * i + 8; ++k) sum += q[k];
+      head.bias[i] = -12 * sum;
+    }
+  }
+  for (int64_t e = 0; e < args.n_entries; ++e) {
+    const std::byte* row = args.rows + e * args.row_bytes;
+    B64 even, odd;
+    b_unpack_e2m1(b_load(row), even, odd);
+    float k_scale[4];
+    for (int b = 0; b < 4; ++b) k_scale[b] = to_f32(f8e8m0{static_cast<uint8_t>(row[64 + b])});
+    for (int h = 0; h < n; h += 4) {
+      I16 sums[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const IndexHead& head = heads[static_cast<size_t>(h + i)];
+        sums[i] = i_dot4(i_dot4(i_load(head.bias), even, b_load(head.even)), odd, b_load(head.odd));
+      }
+      const F16 c = f_from_i(i_sum_lanes(sums[0], sums[1], sums[2], sums[3]));  // lane b: heads h..h+3 of block b
+      const float* q_scale = args.q_scale + h * 4;
+      __m128 z = _mm_setzero_ps();
+#pragma GCC unroll 4
+      for (int b = 0; b < 4; ++b) {
+        const __m128 qs = _mm_setr_ps(q_scale[b], q_scale[4 + b], q_scale[8 + b], q_scale[12 + b]);
+        z = _mm_fmadd_ps(_mm_mul_ps(f_lane(c, b), qs), _mm_set1_ps(k_scale[b]), z);
+      }
+      _mm_storeu_ps(terms.data() + h, z);
+    }
+    for (int h = 0; h < n; ++h) {
+      float z = round_bf16(terms[static_cast<size_t>(h)] * 0.25f);
+      z = z > 0 ? z : 0;
+      terms[static_cast<size_t>(h)] = round_bf16(z * args.w[h]);
+    }
+    float lane[kLanes] = {};
+    for (int h = 0; h < n; ++h) lane[h % kLanes] += terms[static_cast<size_t>(h)];
+    args.scores[e] = round_bf16(reduce16(lane));
+  }
+}
+
+void index_scores(const IndexScores& args) {
+  if (!args.q_f32 && args.head_dim == 128 && args.n_heads % 4 == 0) return index_scores_fp4(args);
+  if (!args.q_f32) return reference().index_scores(args);  // shapes of no release
+  for (int64_t e = 0; e < args.n_entries; ++e) {
+    const float* k = reinterpret_cast<const float*>(args.rows + e * args.row_bytes);
+    float lane[kLanes] = {};
+    for (int h = 0; h < args.n_heads; h += 4) {
+      const float* q[4];
+      for (int i = 0; i < 4; ++i) q[i] = args.q_f32 + std::min(h + i, args.n_heads - 1) * args.head_dim;
+      float z[4];
+      _mm_storeu_ps(z, dots4(q, k, args.head_dim));
+      for (int i = 0; i < std::min(4, args.n_heads - h); ++i) lane[(h + i) % kLanes] += (z[i] > 0 ? z[i] : 0) * args.w[h + i];
+    }
+    args.scores[e] = reduce16(lane);
+  }
+}
+
+}  // namespace
+}  // namespace hadal::kernels
