@@ -8,6 +8,7 @@ class App;
 
 namespace hadal::cli {
 
+void add_bench(CLI::App& app, int& exit_status);
 void add_chat(CLI::App& app, int& exit_status);
 void add_encode(CLI::App& app, int& exit_status);
 void add_inspect(CLI::App& app, int& exit_status);

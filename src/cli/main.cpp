@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "hadal 0.1.0");
   int exit_status = 0;
   using namespace hadal::cli;
+  add_bench(app, exit_status);
   add_chat(app, exit_status);
   add_encode(app, exit_status);
   add_inspect(app, exit_status);

@@ -87,7 +87,13 @@ struct Isa {
   void (*add)(const float* x, int64_t n, float* acc);              // acc += x
   void (*round_row)(float* x, int64_t n);                          // x = R(x)
   void (*bf16_row)(const std::byte* bits, int64_t n, float* x);    // stored BF16 to float32
+
+  // Roofs, for hadal bench: each does its operation and returns something that depends on all of it.
+  float (*probe_read)(const std::byte* data, int64_t size);  // reads every byte once
+  float (*probe_fma)(int64_t n);                             // n rounds of kProbeFmas fused multiply-adds
+  float (*probe_int8)(int64_t n);                            // n rounds of kProbeInt8 int8 multiply-adds
 };
+inline constexpr int64_t kProbeFmas = 12 * 16, kProbeInt8 = 12 * 64;
 
 const Isa& reference();
 const Isa& avx2();

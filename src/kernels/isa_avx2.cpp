@@ -11,7 +11,8 @@ bool supported() {
 }
 
 constexpr Isa kAvx2 = {.name = "avx2", .supported = supported, .linear = linear, .attend = attend,
-                         .index_scores = index_scores, HADAL_ROW_FUNCTIONS};
+                         .index_scores = index_scores, HADAL_ROW_FUNCTIONS,
+                         .probe_read = probe_read, .probe_fma = probe_fma, .probe_int8 = probe_int8};
 
 }  // namespace
 

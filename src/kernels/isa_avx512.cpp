@@ -11,7 +11,8 @@ bool supported() {  // the compiler's builtin also asks the operating system for
 }
 
 constexpr Isa kAvx512 = {.name = "avx512", .supported = supported, .linear = linear, .attend = attend,
-                         .index_scores = index_scores, HADAL_ROW_FUNCTIONS};
+                         .index_scores = index_scores, HADAL_ROW_FUNCTIONS,
+                         .probe_read = probe_read, .probe_fma = probe_fma, .probe_int8 = probe_int8};
 
 }  // namespace
 

@@ -175,6 +175,28 @@ void index_scores(const IndexScores& args) {
   }
 }
 
+float probe_read(const std::byte* data, int64_t size) {
+  uint64_t sum = 0;
+  for (int64_t i = 0; i + 8 <= size; i += 8) {
+    uint64_t word;
+    std::memcpy(&word, data + i, 8);
+    sum += word;
+  }
+  return static_cast<float>(sum & 0xFF);
+}
+float probe_fma(int64_t n) {
+  float sum[kProbeFmas] = {};
+  for (int64_t k = 0; k < n; ++k)
+    for (float& s : sum) s = __builtin_fmaf(s, 0.5f, 1.0f);
+  return sum[0];
+}
+float probe_int8(int64_t n) {
+  int32_t sum[kProbeInt8] = {};
+  for (int64_t k = 0; k < n; ++k)
+    for (int32_t& s : sum) s += static_cast<int8_t>(k) * 3;
+  return static_cast<float>(sum[0]);
+}
+
 constexpr Isa kReference = {
     .name = "reference",
     .supported = [] { return true; },
@@ -182,6 +204,9 @@ constexpr Isa kReference = {
     .attend = attend,
     .index_scores = index_scores,
     HADAL_ROW_FUNCTIONS,
+    .probe_read = probe_read,
+    .probe_fma = probe_fma,
+    .probe_int8 = probe_int8,
 };
 
 }  // namespace

@@ -634,5 +634,57 @@ void index_scores(const IndexScores& args) {
   }
 }
 
+// ---- roofs
+
+float probe_read(const std::byte* data, int64_t size) {
+  F16 sum[4] = {f_zero(), f_zero(), f_zero(), f_zero()};
+  // Two streams of pages, as the row tiles are.
+  for (int64_t i = 0; i + 256 <= size; i += 256) {
+    prefetch(data + i + 4096);
+    prefetch(data + i + 4096 + 64);
+    prefetch(data + i + 4096 + 128);
+    prefetch(data + i + 4096 + 192);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) sum[k] = f_add(sum[k], f_load(reinterpret_cast<const float*>(data + i + 64 * k)));
+  }
+  float lanes[16];
+  f_store(lanes, f_add(f_add(sum[0], sum[1]), f_add(sum[2], sum[3])));
+  return lanes[0];
+}
+
+float probe_fma(int64_t n) {
+  F16 sum[12];
+  const F16 a = f_set(0.5f), b = f_set(1.0f);
+#pragma GCC unroll 12
+  for (int i = 0; i < 12; ++i) sum[i] = f_set(static_cast<float>(i));
+  for (int64_t k = 0; k < n; ++k)
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) sum[i] = f_fma(sum[i], a, b);
+  F16 total = sum[0];
+  for (int i = 1; i < 12; ++i) total = f_add(total, sum[i]);
+  float lanes[16];
+  f_store(lanes, total);
+  return lanes[0];
+}
+
+float probe_int8(int64_t n) {
+  I16 sum[12];
+  int8_t bytes[64];
+  for (int i = 0; i < 64; ++i) bytes[i] = static_cast<int8_t>(i);
+  B64 u = b_load(bytes), s = b_load(bytes);
+#pragma GCC unroll 12
+  for (int i = 0; i < 12; ++i) sum[i] = i_zero();
+  for (int64_t k = 0; k < n; ++k) {
+    asm volatile("" ::: "memory");
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) sum[i] = i_dot4(sum[i], u, s);
+  }
+  I16 total = sum[0];
+  for (int i = 1; i < 12; ++i) total = i_add(total, sum[i]);
+  float lanes[16];
+  f_store(lanes, f_from_i(total));
+  return lanes[0];
+}
+
 }  // namespace
 }  // namespace hadal::kernels
