@@ -72,8 +72,21 @@ class Roofs {
   const kernels::Isa& isa_;
 };
 
-// Floating-point operations of the matrix products for one token (two per active parameter).
-double flops_per_token(const checkpoint::Summary& summary) { return 2.0 * static_cast<double>(summary.active_parameters); }
+// Floating-point operations of a prompt of n tokens: two per active parameter and token (the head once), and the
+// two products of attention with the rows that each position attends.
+double prefill_flops(const checkpoint::Summary& summary, const checkpoint::ModelConfig& config, int64_t n) {
+  const double head = static_cast<double>(summary[checkpoint::Group::kHead].parameters);
+  double flops = 2.0 * static_cast<double>(n) * (static_cast<double>(summary.active_parameters) - head) + 2.0 * head;
+  for (int layer = 0; layer < config.n_layers; ++layer)
+    for (int64_t t = 0; t < n; ++t) {
+      const int ratio = config.ratio(layer);
+      int64_t rows = std::min<int64_t>(t + 1, config.window_size);
+      if (ratio == 4) rows += std::min<int64_t>((t + 1) / 4, config.index_topk);
+      if (ratio != 0 && ratio != 4) rows += (t + 1) / ratio;
+      flops += 4.0 * static_cast<double>(rows) * config.n_heads * config.head_dim;
+    }
+  return flops;
+}
 
 struct Measured {
   double anonymous_read = 0, mapped_read = 0, fma = 0, int8 = 0;
@@ -138,9 +151,9 @@ Result<int> bench(const BenchOptions& options) {
   }
   bar.clear();
 
-  const double flops = flops_per_token(summary), bytes = static_cast<double>(summary.bytes_per_token);
+  const double flops = prefill_flops(summary, config, options.prompt), bytes = static_cast<double>(summary.bytes_per_token);
   const double prompt = static_cast<double>(options.prompt);
-  const auto prefill_rate = [&](double s) { return flops * prompt / s; };
+  const auto prefill_rate = [&](double s) { return flops / s; };
   const auto decode_rate = [&](double s) { return bytes / s; };
   if (options.json) {
     const auto measured = [&](const Samples& samples, double n_tokens, double rate, double roof) {
@@ -151,12 +164,12 @@ Result<int> bench(const BenchOptions& options) {
         {"model", options.model}, {"isa", isa->name}, {"threads", pool.size()},
         {"roofs", json::Object{{"read_anonymous", result.anonymous_read}, {"read_mapped", result.mapped_read},
                                {"fp32_flops", result.fma}, {"int8_ops", result.int8}}},
-        {"prompt_tokens", options.prompt}, {"bytes_per_token", summary.bytes_per_token}, {"flops_per_token", flops},
+        {"prompt_tokens", options.prompt}, {"bytes_per_token", summary.bytes_per_token}, {"prefill_flops", flops},
         {"prefill", measured(result.prefill, prompt, prefill_rate(result.prefill.median()), result.fma)},
         {"decode", measured(result.decode, 1, decode_rate(result.decode.median()), result.mapped_read)}}));
     return 0;
   }
-  fmt::print("{}: {} layers, {} per token read, {:.2f} GFLOP per token\n{}, {} threads\n\n", options.model, config.n_layers,
+  fmt::print("{}: {} layers, {} read per token, {:.0f} GFLOP per prompt\n{}, {} threads\n\n", options.model, config.n_layers,
              checkpoint::human_bytes(summary.bytes_per_token), flops * 1e-9, isa->name, pool.size());
   const auto roof = [](const char* name, double value, const char* unit) { fmt::print("{:<26}{:>10.1f} {}\n", name, value * 1e-9, unit); };
   roof("read, anonymous memory", result.anonymous_read, "GB/s");

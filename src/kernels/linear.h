@@ -31,6 +31,7 @@ struct Isa;
 struct Fp4Chunk {
   int8_t limbs[3][2][64];  // [limb][even, odd column][packed byte]
   int32_t bias[16];
+  int32_t group_bias[4];  // the same per 32 columns
 };
 
 // Rows of an input as the products read them. Views.

@@ -116,6 +116,8 @@ void row_quantise(const float* x, int64_t n, float* values, float* scales, Fp4Ch
       for (int k = 8 * i; k < 8 * i + 8; ++k) sum += fixed[k];
       chunk.bias[i] = -12 * sum;
     }
+    for (int g = 0; g < 4; ++g)
+      chunk.group_bias[g] = chunk.bias[4 * g] + chunk.bias[4 * g + 1] + chunk.bias[4 * g + 2] + chunk.bias[4 * g + 3];
   }
 }
 

@@ -85,6 +85,16 @@ HADAL_INLINE F16 f_from_i(I16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvte
 struct B64 {
   __m256i lo, hi;
 };
+HADAL_INLINE I16 i_set(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+HADAL_INLINE void b_store(void* p, B64 a) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), a.lo);
+  _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, a.hi);
+}
+HADAL_INLINE B64 b_set4(const int8_t* p) {  // four bytes, repeated
+  int32_t word;
+  std::memcpy(&word, p, 4);
+  return {_mm256_set1_epi32(word), _mm256_set1_epi32(word)};
+}
 HADAL_INLINE B64 b_load(const void* p) {
   const __m256i* q = static_cast<const __m256i*>(p);
   return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};

@@ -64,6 +64,13 @@ HADAL_INLINE F16 f_from_i(I16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 struct B64 {
   __m512i v;
 };
+HADAL_INLINE I16 i_set(int32_t x) { return {_mm512_set1_epi32(x)}; }
+HADAL_INLINE void b_store(void* p, B64 a) { _mm512_storeu_si512(p, a.v); }
+HADAL_INLINE B64 b_set4(const int8_t* p) {  // four bytes, repeated
+  int32_t word;
+  __builtin_memcpy(&word, p, 4);
+  return {_mm512_set1_epi32(word)};
+}
 HADAL_INLINE B64 b_load(const void* p) { return {_mm512_loadu_si512(p)}; }
 // 64 bytes of packed E2M1: 2 * value + 12 of the even and of the odd columns.
 HADAL_INLINE void b_unpack_e2m1(B64 packed, B64& even, B64& odd) {

@@ -2,10 +2,11 @@
 // which the including file brings first. The arithmetic is that of linear.h and isa.h: 16 lanes, explicit fma,
 // one tree; lanes past the end of a row hold zeros, which change nothing.
 //
-// Products go in tiles of 4 rows x 4 tokens, so that a register tile of 16 sums meets 8 loads, and the trees of
-// four sums share their shuffles. With few tokens the weights are decoded in registers straight from the map;
-// with many, each 4 x 128 block is decoded once into a small buffer and met by all tokens. Rows are prefetched
-// exactly one tile ahead: they are a few KB, and the hardware's prefetcher starts anew at each.
+// With few tokens, products go in tiles of 4 rows x 4 tokens: the weights are decoded in registers straight from
+// the map, and the trees of four sums share their shuffles. Rows are prefetched exactly one tile ahead: they are
+// a few KB, and the hardware's prefetcher starts anew at each.
+// With many tokens, a panel of rows is decoded once and transposed, so that the rows stand side by side in a
+// vector: then every virtual lane is a vector of its own, and lanes are added without shuffles.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +21,6 @@ namespace hadal::kernels {
 namespace {
 
 constexpr int kTile = 4;            // rows, and tokens, of a register tile
-constexpr int64_t kFewTokens = 4;   // up to so many are met by weights decoded in registers
 
 HADAL_INLINE void store4(float* to, __m128 sums, int64_t n) {
   float values[4];
@@ -238,80 +238,102 @@ void fp8_few(const RowTile& tile, int64_t token) {
   }
 }
 
+constexpr int kPanelRows = 32;
+// Lanes in the order in which the tree adds them: after lane i of this list, complete pairs are merged.
+constexpr int kLaneOrder[16] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
+
+// c of one block for a panel of 32 rows ([128][32], k by rows) and kTokens inputs.
 template <int kTokens>
-HADAL_INLINE void fp8_tile(const float* block, int64_t n_steps, const float* const* x, F16 (&sum)[kTile][kTokens]) {
+HADAL_INLINE void panel_block(const float* panel, const float* const* x, F16 (&c)[kTokens][2]) {
+  F16 waiting[4][kTokens][2];  // sums of 1, 2, 4, 8 lanes that wait for their other half
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    F16 sum[kTokens][2];
 #pragma GCC unroll 4
-  for (int r = 0; r < kTile; ++r)
+    for (int t = 0; t < kTokens; ++t) sum[t][0] = sum[t][1] = f_zero();
+#pragma GCC unroll 8
+    for (int k = kLaneOrder[i]; k < 128; k += 16) {
+      const F16 w0 = f_load(panel + k * kPanelRows), w1 = f_load(panel + k * kPanelRows + 16);
 #pragma GCC unroll 4
-    for (int t = 0; t < kTokens; ++t) sum[r][t] = f_zero();
-  for (int64_t i = 0; i < n_steps; ++i) {
-    F16 xs[kTokens];
-#pragma GCC unroll 4
-    for (int t = 0; t < kTokens; ++t) xs[t] = f_load(x[t] + 16 * i);
-#pragma GCC unroll 4
-    for (int r = 0; r < kTile; ++r) {
-      const F16 ws = f_load(block + r * 128 + 16 * i);
-#pragma GCC unroll 4
-      for (int t = 0; t < kTokens; ++t) sum[r][t] = f_fma(ws, xs[t], sum[r][t]);
+      for (int t = 0; t < kTokens; ++t) {
+        const F16 xs = f_set(x[t][k]);
+        sum[t][0] = f_fma(w0, xs, sum[t][0]);
+        sum[t][1] = f_fma(w1, xs, sum[t][1]);
+      }
     }
+    int level = 0;
+#pragma GCC unroll 4
+    for (int bit = 1; (i & bit) != 0; bit *= 2, ++level)
+#pragma GCC unroll 4
+      for (int t = 0; t < kTokens; ++t)
+        for (int v = 0; v < 2; ++v) sum[t][v] = f_add(waiting[level][t][v], sum[t][v]);
+#pragma GCC unroll 4
+    for (int t = 0; t < kTokens; ++t)
+      for (int v = 0; v < 2; ++v) (i == 15 ? c[t][v] : waiting[level][t][v]) = sum[t][v];
   }
 }
 
-// Many tokens: y of all of them is kept while the blocks pass.
-void fp8_many(const RowTile& tile, int64_t n_tokens) {
-  const int64_t cols = tile.job.weight->cols;
-  const Fp8Scales sw(tile);
-  thread_local std::vector<float> kept;
-  if (static_cast<int64_t>(kept.size()) < kTile * n_tokens) kept.resize(static_cast<size_t>(kTile * n_tokens));
-  std::fill(kept.begin(), kept.begin() + kTile * n_tokens, 0.0f);
-  alignas(64) float block[kTile * 128];
-  float padded[kTile][128];  // inputs of the last block, when it is short
-  for (int64_t b = 0; b < sw.n_blocks; ++b) {
-    const int64_t begin = b * 128, n = std::min<int64_t>(128, cols - begin), n_steps = (n + 15) / 16;
-    for (int r = 0; r < kTile; ++r) {
-      const std::byte* w = tile.job.weight->data + tile.row(r) * cols + begin;
-      for (int64_t i = 0; i < n_steps; ++i)
-        f_store(block + r * 128 + 16 * i, 16 * i + 16 <= n ? f_from_e4m3(w + 16 * i) : f_from_e4m3_n(w + 16 * i, n - 16 * i));
+// Rows [first, first + n) of a job, n <= 32, many tokens.
+void fp8_panel(const LinearJob& job, int64_t first, int64_t n) {
+  const Weight& weight = *job.weight;
+  const int64_t cols = weight.cols, n_blocks = (cols + 127) / 128;
+  thread_local std::vector<float> kept;  // y: [token][32]
+  const size_t size = static_cast<size_t>(kPanelRows * job.n_tokens);
+  if (kept.size() < size) kept.resize(size);
+  std::fill(kept.begin(), kept.begin() + static_cast<ptrdiff_t>(size), 0.0f);
+  alignas(64) float panel[128 * kPanelRows], rows[4 * 128], scales[kPanelRows], padded[4][128];
+  for (int64_t b = 0; b < n_blocks; ++b) {
+    const int64_t begin = b * 128, n_cols = std::min<int64_t>(128, cols - begin);
+    for (int64_t r = 0; r < kPanelRows; r += 4) {
+      const RowTile tile{job, first + std::min(r, n - 1), std::clamp<int64_t>(n - r, 1, 4)};
+      const Fp8Scales sw(tile);
+      _mm_storeu_ps(scales + r, sw.four(b));
+      for (int i = 0; i < 4; ++i) {
+        const std::byte* w = weight.data + tile.row(i) * cols + begin;
+        prefetch(w + kPanelRows * cols / 4);
+        for (int64_t k = 0; k < 128; k += 16) {
+          const F16 halves = k + 16 <= n_cols ? f_from_e4m3(w + k) : k < n_cols ? f_from_e4m3_n(w + k, n_cols - k) : f_zero();
+          f_store(rows + 128 * i + k, f_mul(halves, f_set(256.0f)));
+        }
+      }
+      for (int k = 0; k < 128; k += 4) {  // 4 x 4 transposes
+        __m128 r0 = _mm_load_ps(rows + k), r1 = _mm_load_ps(rows + 128 + k), r2 = _mm_load_ps(rows + 256 + k), r3 = _mm_load_ps(rows + 384 + k);
+        _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+        float* to = panel + k * kPanelRows + r;
+        _mm_storeu_ps(to, r0);
+        _mm_storeu_ps(to + kPanelRows, r1);
+        _mm_storeu_ps(to + 2 * kPanelRows, r2);
+        _mm_storeu_ps(to + 3 * kPanelRows, r3);
+      }
     }
-    const __m128 scales = sw.four(b);
-    int64_t token = 0;
-    for (; token + kTile <= n_tokens; token += kTile) {
-      const float* x[kTile];
-      for (int t = 0; t < kTile; ++t) {
-        x[t] = tile.x(token + t) + begin;
-        if (n % 16 == 0) continue;
+    const F16 sw0 = f_load(scales), sw1 = f_load(scales + 16);
+    for (int64_t token = 0; token < job.n_tokens; token += 4) {
+      const float* x[4];
+      float sa[4];
+      for (int t = 0; t < 4; ++t) {  // past the last token: the last again, not stored
+        const int64_t row = job.input_row(std::min(token + t, job.n_tokens - 1));
+        x[t] = job.input.values + row * job.input.stride + begin;
+        sa[t] = job.input.scales ? job.input.scales[row * job.input.scale_stride + b] : 1.0f;
+        if (n_cols == 128) continue;
         std::memset(padded[t], 0, sizeof padded[t]);
-        std::memcpy(padded[t], x[t], sizeof(float) * static_cast<size_t>(n));
+        std::memcpy(padded[t], x[t], sizeof(float) * static_cast<size_t>(n_cols));
         x[t] = padded[t];
       }
-      F16 sum[kTile][kTile];
-      if (n_steps == 8) {
-        fp8_tile<kTile>(block, 8, x, sum);
-      } else {
-        fp8_tile<kTile>(block, n_steps, x, sum);
+      F16 c[4][2];
+      panel_block<4>(panel, x, c);
+      for (int t = 0; t < 4 && token + t < job.n_tokens; ++t) {
+        float* y = kept.data() + kPanelRows * (token + t);
+        const F16 s = f_set(sa[t]);
+        f_store(y, f_fma(c[t][0], f_mul(s, sw0), f_load(y)));
+        f_store(y + 16, f_fma(c[t][1], f_mul(s, sw1), f_load(y + 16)));
       }
-#pragma GCC unroll 4
-      for (int t = 0; t < kTile; ++t) {
-        float* y = kept.data() + kTile * (token + t);
-        const float* sa = tile.scales(token + t);
-        _mm_storeu_ps(y, add_block(_mm_loadu_ps(y), f_reduce4(sum[0][t], sum[1][t], sum[2][t], sum[3][t]), sa ? sa[b] : 1.0f, scales));
-      }
-    }
-    for (; token < n_tokens; ++token) {
-      const float* x[1] = {tile.x(token) + begin};
-      if (n % 16 != 0) {
-        std::memset(padded[0], 0, sizeof padded[0]);
-        std::memcpy(padded[0], x[0], sizeof(float) * static_cast<size_t>(n));
-        x[0] = padded[0];
-      }
-      F16 sum[kTile][1];
-      fp8_tile<1>(block, n_steps, x, sum);
-      float* y = kept.data() + kTile * token;
-      const float* sa = tile.scales(token);
-      _mm_storeu_ps(y, add_block(_mm_loadu_ps(y), f_reduce4(sum[0][0], sum[1][0], sum[2][0], sum[3][0]), sa ? sa[b] : 1.0f, scales));
     }
   }
-  for (int64_t token = 0; token < n_tokens; ++token) tile.put(token, kept.data() + kTile * token);
+  for (int64_t token = 0; token < job.n_tokens; ++token) {
+    const float* y = kept.data() + kPanelRows * token;
+    float* out = job.out + token * job.out_stride + first;
+    for (int64_t r = 0; r < n; ++r) out[r] = job.round_bf16 ? round_bf16(y[r]) : y[r];
+  }
 }
 
 // ---- FP4 groups, as exact integers
@@ -400,27 +422,91 @@ void fp4_few(const RowTile& tile, int64_t token) {
   }
 }
 
-void fp4_many(const RowTile& tile, int64_t n_tokens) {
-  const Fp4Tile w(tile);
-  thread_local std::vector<float> kept;  // [token, 4, 16]
-  if (static_cast<int64_t>(kept.size()) < 64 * n_tokens) kept.resize(static_cast<size_t>(64 * n_tokens));
-  std::fill(kept.begin(), kept.begin() + 64 * n_tokens, 0.0f);
-  for (int64_t c = 0; c < w.n_chunks; ++c) {
-    B64 even[kTile], odd[kTile];
-    F16 sw;
-    w.load(c, even, odd, sw);
-    for (int64_t token = 0; token < n_tokens; ++token) {
-      const int64_t row = tile.job.input_row(token);
-      float* lanes = kept.data() + 64 * token + 16 * (c % 4);
-      const Fp4Chunk& x = tile.job.input.chunks[row * tile.job.input.scale_stride + c];
-      f_store(lanes, fp4_add(f_load(lanes), fp4_sums(even, odd, x), tile.scales(token)[c], sw));
+constexpr int kFp4PanelRows = 16;
+
+// Rows [first, first + n) of a job, n <= 16, many tokens: dwords of packed columns of 16 rows side by side, so
+// that a product of a dword of limbs with all rows is one instruction and nothing is added across lanes.
+void fp4_panel(const LinearJob& job, int64_t first, int64_t n) {
+  const int64_t cols = job.weight->cols, n_chunks = (cols + 127) / 128;
+  thread_local std::vector<B64> panel;   // [chunk][even, odd][16 dwords]
+  thread_local std::vector<F16> scales;  // [chunk][4 groups]
+  if (static_cast<int64_t>(panel.size()) < 32 * n_chunks) panel.resize(static_cast<size_t>(32 * n_chunks));
+  if (static_cast<int64_t>(scales.size()) < 4 * n_chunks) scales.resize(static_cast<size_t>(4 * n_chunks));
+  alignas(64) float sw[4][kFp4PanelRows];
+  for (int64_t c = 0; c < n_chunks; ++c) {
+    for (int64_t r = 0; r < kFp4PanelRows; r += 4) {
+      const RowTile tile{job, first + std::min(r, n - 1), std::clamp<int64_t>(n - r, 1, 4)};
+      B64 codes[2][kTile];
+      F16 s;
+      Fp4Tile(tile).load(c, codes[0], codes[1], s);
+      for (int g = 0; g < 4; ++g) _mm_storeu_ps(&sw[g][r], f_lane(s, g));
+      for (int odd = 0; odd < 2; ++odd) {
+        alignas(64) float rows[kTile][16];  // dwords, only moved
+        for (int i = 0; i < kTile; ++i) b_store(rows[i], codes[odd][i]);
+        for (int k = 0; k < 16; k += 4) {
+          __m128 r0 = _mm_load_ps(rows[0] + k), r1 = _mm_load_ps(rows[1] + k), r2 = _mm_load_ps(rows[2] + k), r3 = _mm_load_ps(rows[3] + k);
+          _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+          char* to = reinterpret_cast<char*>(panel.data() + 32 * c + 16 * odd + k) + 4 * r;
+          _mm_storeu_ps(reinterpret_cast<float*>(to), r0);
+          _mm_storeu_ps(reinterpret_cast<float*>(to + 64), r1);
+          _mm_storeu_ps(reinterpret_cast<float*>(to + 128), r2);
+          _mm_storeu_ps(reinterpret_cast<float*>(to + 192), r3);
+        }
+      }
     }
+    for (int g = 0; g < 4; ++g) scales[static_cast<size_t>(4 * c + g)] = f_load(sw[g]);
   }
-  for (int64_t token = 0; token < n_tokens; ++token) {
-    const float* lanes = kept.data() + 64 * token;
-    float sums[kTile];
-    _mm_storeu_ps(sums, fp4_tree(f_load(lanes), f_load(lanes + 16), f_load(lanes + 32), f_load(lanes + 48)));
-    tile.put(token, sums);
+  constexpr int kTokens = 2;
+  for (int64_t token = 0; token < job.n_tokens; token += kTokens) {
+    const Fp4Chunk* x[kTokens];
+    const float* sa[kTokens];
+    F16 lanes[kTokens][kLanes];
+    for (int t = 0; t < kTokens; ++t) {  // past the last token: the last again, not stored
+      const int64_t row = job.input_row(std::min(token + t, job.n_tokens - 1));
+      x[t] = job.input.chunks + row * job.input.scale_stride;
+      sa[t] = job.input.scales + row * job.input.scale_stride;
+      for (int i = 0; i < kLanes; ++i) lanes[t][i] = f_zero();
+    }
+    for (int64_t c = 0; c < n_chunks; ++c) {
+      F16 scale[kTokens];
+      for (int t = 0; t < kTokens; ++t) scale[t] = f_set(sa[t][c] * 0x1p-10f);
+#pragma GCC unroll 4
+      for (int g = 0; g < 4; ++g) {
+        I16 low[kTokens], middle[kTokens], high[kTokens];
+#pragma GCC unroll 2
+        for (int t = 0; t < kTokens; ++t) {
+          low[t] = i_set(x[t][c].group_bias[g]);
+          middle[t] = high[t] = i_zero();
+        }
+#pragma GCC unroll 2
+        for (int odd = 0; odd < 2; ++odd)
+#pragma GCC unroll 4
+          for (int k = 4 * g; k < 4 * g + 4; ++k) {
+            const B64 w = panel[static_cast<size_t>(32 * c + 16 * odd + k)];
+#pragma GCC unroll 2
+            for (int t = 0; t < kTokens; ++t) {
+              low[t] = i_dot4(low[t], w, b_set4(x[t][c].limbs[0][odd] + 4 * k));
+              middle[t] = i_dot4(middle[t], w, b_set4(x[t][c].limbs[1][odd] + 4 * k));
+              high[t] = i_dot4(high[t], w, b_set4(x[t][c].limbs[2][odd] + 4 * k));
+            }
+          }
+        const F16 sw_g = scales[static_cast<size_t>(4 * c + g)];
+#pragma GCC unroll 2
+        for (int t = 0; t < kTokens; ++t) {
+          const I16 sum = i_add(i_add(low[t], i_shift_left<7>(middle[t])), i_shift_left<14>(high[t]));
+          F16& lane = lanes[t][(4 * c + g) % kLanes];
+          lane = f_fma(f_mul(f_from_i(sum), scale[t]), sw_g, lane);
+        }
+      }
+    }
+    for (int t = 0; t < kTokens && token + t < job.n_tokens; ++t) {
+      for (int stride = 8; stride > 0; stride /= 2)
+        for (int i = 0; i < stride; ++i) lanes[t][i] = f_add(lanes[t][i], lanes[t][i + stride]);
+      float sums[kFp4PanelRows];
+      f_store(sums, lanes[t][0]);
+      float* out = job.out + (token + t) * job.out_stride + first;
+      for (int64_t r = 0; r < n; ++r) out[r] = job.round_bf16 ? round_bf16(sums[r]) : sums[r];
+    }
   }
 }
 
@@ -451,30 +537,31 @@ struct Bf16Few {
   static void run(const RowTile& tile, int64_t token) { whole_rows<Bf16Row, kTokens>(tile, token); }
 };
 
+// From so many tokens on, decoding and transposing a panel pays.
+constexpr int64_t kPanelTokens = 8;
+
 void linear(const LinearJob& job, int64_t begin, int64_t end) {
   const Weight& weight = *job.weight;
+  const bool fp8_blocks = weight.format == WeightFormat::kFp8Block && !(weight.rounds_to_bf16 && weight.scales_are_f32);
+  const bool fp4_groups = weight.format == WeightFormat::kFp4Block && job.input.scales != nullptr;
+  if (job.n_tokens >= kPanelTokens && (fp8_blocks || fp4_groups)) {
+    const int64_t rows = fp8_blocks ? kPanelRows : kFp4PanelRows;
+    for (int64_t first = begin; first < end; first += rows) {
+      const int64_t n = std::min(rows, end - first);
+      fp8_blocks ? fp8_panel(job, first, n) : fp4_panel(job, first, n);
+    }
+    return;
+  }
   for (int64_t first = begin; first < end; first += kTile) {
     const RowTile tile{job, first, std::min<int64_t>(kTile, end - first)};
     switch (weight.format) {
       case WeightFormat::kF32: by_tokens<F32Few>(tile, job.n_tokens); break;
       case WeightFormat::kBf16: by_tokens<Bf16Few>(tile, job.n_tokens); break;
       case WeightFormat::kFp8Block:
-        if (weight.rounds_to_bf16 && weight.scales_are_f32) {
-          decoded_rows(tile, job.n_tokens);
-        } else if (job.n_tokens <= kFewTokens) {
-          by_tokens<Fp8Few>(tile, job.n_tokens);
-        } else {
-          fp8_many(tile, job.n_tokens);
-        }
+        fp8_blocks ? by_tokens<Fp8Few>(tile, job.n_tokens) : decoded_rows(tile, job.n_tokens);
         break;
       case WeightFormat::kFp4Block:
-        if (!job.input.scales) {
-          decoded_rows(tile, job.n_tokens);
-        } else if (job.n_tokens <= kFewTokens) {
-          by_tokens<Fp4Few>(tile, job.n_tokens);
-        } else {
-          fp4_many(tile, job.n_tokens);
-        }
+        fp4_groups ? by_tokens<Fp4Few>(tile, job.n_tokens) : decoded_rows(tile, job.n_tokens);
         break;
     }
   }
@@ -673,9 +760,8 @@ float probe_int8(int64_t n) {
   for (int i = 0; i < 64; ++i) bytes[i] = static_cast<int8_t>(i);
   B64 u = b_load(bytes), s = b_load(bytes);
 #pragma GCC unroll 12
-  for (int i = 0; i < 12; ++i) sum[i] = i_zero();
+  for (int i = 0; i < 12; ++i) sum[i] = i_set(i);
   for (int64_t k = 0; k < n; ++k) {
-    asm volatile("" ::: "memory");
 #pragma GCC unroll 12
     for (int i = 0; i < 12; ++i) sum[i] = i_dot4(sum[i], u, s);
   }
