@@ -45,8 +45,9 @@ struct RowTile {
   }
 };
 
-// Brings the next tile's part of the rows to the cache: `bytes` from `at` on in each of 4 rows.
-HADAL_INLINE void prefetch(const std::byte* at) { _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0); }
+// Into the second cache: a tile ahead is 16 KB and more, which with the inputs would overrun the first
+// (measured: 15.6 GB/s per thread against 12.9 into the first, docs/benchmarks.md).
+HADAL_INLINE void prefetch(const std::byte* at) { _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1); }
 
 // ---- whole rows: F32, BF16
 
