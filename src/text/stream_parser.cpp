@@ -11,8 +11,10 @@
 namespace hadal::text {
 namespace {
 
-// Strings that may not show in text. What stands before ｜DSML｜ belongs to its tag.
-constexpr std::string_view kSpecials[] = {kThinkOpen, kThinkClose, kBos, kEos, "<｜DSML｜", "</｜DSML｜", kDsml};
+// What begins markup, real or broken. Text may hold such strings (the strict parser allows <｜User｜>), but that
+// is seldom, and only the whole text tells.
+constexpr std::string_view kTagOpen = "<｜", kTagClose = "</｜";
+constexpr std::string_view kSpecials[] = {kThinkOpen, kThinkClose, kTagOpen, kTagClose, kDsml};
 
 struct Hit {
   size_t begin = std::string_view::npos;  // npos: none
@@ -113,9 +115,9 @@ bool StreamParser::value(std::vector<Delta>& out) {
   std::vector<std::string_view> markers(std::begin(kSpecials), std::end(kSpecials));
   for (const std::string_view marker : {kClose, kCloseLine, dsml::kParameterEnd}) markers.push_back(marker);
   const Hit hit = find_marker(held_, markers);
-  // "</｜DSML｜" stands complete before the rest of its tag does.
+  // "</｜" stands complete before the rest of its tag does.
   const bool closes = hit.marker == kClose || hit.marker == kCloseLine;
-  if (hit.marker == "</｜DSML｜" && kClose.starts_with(std::string_view(held_).substr(hit.begin))) {
+  if (hit.marker == kTagClose && kClose.starts_with(std::string_view(held_).substr(hit.begin))) {
     const size_t certain = hit.begin;
     const std::string text = held_.substr(0, certain);
     tell(Delta::Kind::kArguments, value_is_string_ ? json::quote(text).substr(1, json::quote(text).size() - 2) : text, out);
