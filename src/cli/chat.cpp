@@ -185,7 +185,7 @@ class Chat {
     clear_interrupt();
     const auto answer = dialogue_.answer(with_system(), think_, [&](bool is_reasoning, const std::string& piece) {
       dim(is_reasoning);
-      std::fwrite(piece.data(), 1, piece.size(), stdout);
+      fmt::print("{}", interactive_ ? printable(piece) : piece);
       std::fflush(stdout);
     });
     if (in_reasoning) fmt::print("{}", interactive_ ? "\x1b[0m" : "");
@@ -271,7 +271,7 @@ void add_chat(CLI::App& app, int& exit_status) {
   };
   auto options = std::make_shared<Options>();
   add_model_options(*command, options->model);
-  command->add_option("--system", options->system, "system message");
+  command->add_option("--system", options->system, "system message")->type_name("TEXT");
   command->callback([options, &exit_status] {
     install_interrupt_handler();
     const auto status = chat(options->model, options->system);

@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <atomic>
 #include <random>
 
@@ -42,24 +43,30 @@ Result<Think> think_by_name(const std::string& name) {
 }
 const char* think_name(Think think) { return kThinkNames[static_cast<int>(think)]; }
 
+// A check whose rule does not crowd the help.
+static CLI::Validator quiet(CLI::Validator validator) { return validator.description(""); }
+
 void add_model_options(CLI::App& command, ModelOptions& o) {
-  command.add_option("-m,--model", o.model, "checkpoint directory (default: $HADAL_MODEL)")->envname("HADAL_MODEL")->required();
-  command.add_option("--think", o.think, "thinking: off, low, high or max")->check(CLI::IsMember({"off", "low", "high", "max"}))->capture_default_str();
-  command.add_option("-n,--max-tokens", o.max_tokens, "at most so many tokens")->check(CLI::PositiveNumber);
-  command.add_option("--temp", o.temperature, "temperature, 0: greedy (default: the model's)")->check(CLI::Range(0.0, 100.0));
-  command.add_option("--top-p", o.top_p, "(default: the model's)")->check(CLI::Range(0.0, 1.0));
-  command.add_option("--top-k", o.top_k, "0: all")->check(CLI::NonNegativeNumber);
-  command.add_option("--min-p", o.min_p, "")->check(CLI::Range(0.0, 1.0));
-  command.add_option("--repetition-penalty", o.repetition_penalty, "1: none");
-  command.add_option("--frequency-penalty", o.frequency_penalty, "0: none");
-  command.add_option("--presence-penalty", o.presence_penalty, "0: none");
-  command.add_option("--seed", o.seed, "same seed, same text")->check(CLI::NonNegativeNumber);
-  command.add_option("--stop", o.stop, "end before this text (may be repeated)");
-  command.add_option("--threads", o.threads, "(default: one per core)")->check(CLI::Range(1, 1024));
-  command.add_option("--chunk", o.chunk, "prompt tokens per call")->check(CLI::Range(1, 65536))->capture_default_str();
-  command.add_option("--numerics", o.numerics, "faithful or exact")->check(CLI::IsMember({"faithful", "exact"}))->capture_default_str();
-  command.add_option("--isa", o.isa, "reference, avx2, avx512 or auto")->check(CLI::IsMember({"reference", "avx2", "avx512", "auto"}))->capture_default_str();
-  command.add_option("--encoding", o.encoding, "v4, v4-0731 or auto")->check(CLI::IsMember({"v4", "v4-0731", "auto"}))->capture_default_str();
+  const auto option = [&](const char* names, auto& value, const char* type, const char* help) {
+    return command.add_option(names, value, help)->type_name(type);
+  };
+  option("-m,--model", o.model, "DIR", "checkpoint directory")->envname("HADAL_MODEL")->required();
+  option("--think", o.think, "HOW", "off, low, high or max (high)")->check(quiet(CLI::IsMember({"off", "low", "high", "max"})));
+  option("-n,--max-tokens", o.max_tokens, "N", "at most so many tokens")->check(quiet(CLI::PositiveNumber));
+  option("--temp", o.temperature, "T", "temperature, 0: greedy (the model's)")->check(quiet(CLI::Range(0.0, 100.0)));
+  option("--top-p", o.top_p, "P", "likeliest tokens that sum to P (the model's)")->check(quiet(CLI::Range(0.0, 1.0)));
+  option("--top-k", o.top_k, "K", "the K likeliest tokens (all)")->check(quiet(CLI::NonNegativeNumber));
+  option("--min-p", o.min_p, "P", "tokens from P times the likeliest's share on")->check(quiet(CLI::Range(0.0, 1.0)));
+  option("--repetition-penalty", o.repetition_penalty, "R", "divides what was seen (1)");
+  option("--frequency-penalty", o.frequency_penalty, "F", "per earlier use (0)");
+  option("--presence-penalty", o.presence_penalty, "F", "if used before (0)");
+  option("--seed", o.seed, "N", "same seed, same text")->check(quiet(CLI::NonNegativeNumber));
+  option("--stop", o.stop, "TEXT", "end before this text; may be repeated");
+  option("--threads", o.threads, "N", "(one per core)")->check(quiet(CLI::Range(1, 1024)));
+  option("--chunk", o.chunk, "N", "prompt tokens per call (512)")->check(quiet(CLI::Range(1, 65536)));
+  option("--numerics", o.numerics, "NAME", "faithful or exact (faithful)")->check(quiet(CLI::IsMember({"faithful", "exact"})));
+  option("--isa", o.isa, "NAME", "reference, avx2, avx512 or auto (auto)")->check(quiet(CLI::IsMember({"reference", "avx2", "avx512", "auto"})));
+  option("--encoding", o.encoding, "NAME", "v4, v4-0731 or auto (auto)")->check(quiet(CLI::IsMember({"v4", "v4-0731", "auto"})));
 }
 
 Result<std::unique_ptr<Dialogue>> Dialogue::open(const ModelOptions& options) {
@@ -86,6 +93,10 @@ Result<std::unique_ptr<Dialogue>> Dialogue::open(const ModelOptions& options) {
                                              dialogue->engine_->config().vocab_size, dialogue->tokenizer_->size())};
   dialogue->encoding_ = options.encoding == "auto" ? text::encoding_of_checkpoint(options.model)
                                                    : HADAL_TRY(text::encoding_by_name(options.encoding));
+  for (const char* name : {text::kBos, text::kEos, text::kUser, text::kAssistant, text::kLatestReminder, "<｜fim▁begin｜>",
+                           "<｜fim▁hole｜>", "<｜fim▁end｜>", "<｜action｜>", "<｜query｜>", "<｜authority｜>", "<｜domain｜>",
+                           "<｜title｜>", "<｜read_url｜>", "<｜extracted_url｜>"})
+    if (const auto id = dialogue->tokenizer_->id_of(name)) dialogue->turn_ends_.push_back(*id);
   dialogue->session_ = std::make_unique<engine::Session>(*dialogue->engine_);
   const auto& defaults = dialogue->engine_->defaults();
   sample::Options& s = dialogue->sampling_;
@@ -156,6 +167,7 @@ Result<Dialogue::Answer> Dialogue::generate(const std::vector<TokenId>& ids, int
         if (done == total) bar.clear();
       },
       .token = [&](const sample::Choice& choice) {
+        if (parse && std::find(turn_ends_.begin(), turn_ends_.end(), choice.token) != turn_ends_.end()) return false;
         take(stops.feed(decoder.feed(choice.token)));
         return !stops.stopped();
       }};

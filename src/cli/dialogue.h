@@ -69,6 +69,7 @@ class Dialogue {
   std::unique_ptr<text::Tokenizer> tokenizer_;
   text::Encoding encoding_ = text::Encoding::kV4;
   sample::Options sampling_;
+  std::vector<TokenId> turn_ends_;  // tokens that begin something else than an answer: the turn is over
 };
 
 // Ctrl-C stops the answer that is being generated. interrupted() tells whether it came since the last clear.

@@ -11,6 +11,8 @@ int main(int argc, char** argv) {
   hadal::install_map_guard();
   signal(SIGPIPE, SIG_DFL);  // a reader that leaves (hadal run | head) ends us quietly
   CLI::App app{"hadal: DeepSeek V4 as published, on your own machine"};
+  app.name("hadal");
+  app.get_formatter()->column_width(28);
   app.require_subcommand(1);
   app.set_version_flag("--version", "hadal 0.1.0");
   int exit_status = 0;

@@ -44,7 +44,8 @@ Result<int> run(const RunCommand& command) {
   const auto sink = [&](bool is_reasoning, const std::string& text) {
     dim(is_reasoning);
     std::FILE* out = is_reasoning ? stderr : stdout;
-    wrote = std::fwrite(text.data(), 1, text.size(), out) == text.size() && std::fflush(out) == 0 && wrote;
+    const std::string shown = (is_reasoning ? stderr_is_terminal() : stdout_is_terminal()) ? printable(text) : text;
+    wrote = std::fwrite(shown.data(), 1, shown.size(), out) == shown.size() && std::fflush(out) == 0 && wrote;
   };
   json::Array messages;
   if (!command.system.empty()) messages.push_back(json::Object{{"role", "system"}, {"content", command.system}});
@@ -67,10 +68,10 @@ void add_run(CLI::App& app, int& exit_status) {
   CLI::App* command = app.add_subcommand("run", "One prompt; the answer goes to stdout");
   auto options = std::make_shared<RunCommand>();
   add_model_options(*command, options->model);
-  command->add_option("-p,--prompt", options->prompt, "the prompt; - reads stdin")->required();
-  command->add_option("--system", options->system, "system message");
+  command->add_option("-p,--prompt", options->prompt, "the prompt; - reads stdin")->type_name("TEXT")->required();
+  command->add_option("--system", options->system, "system message")->type_name("TEXT");
   command->add_flag("--raw", options->raw, "continue the text as it is, without the chat format");
-  command->add_option("--dump-taps", options->taps, "write every intermediate tensor to a safetensors file");
+  command->add_option("--dump-taps", options->taps, "write every intermediate tensor (safetensors)")->type_name("FILE");
   command->callback([options, &exit_status] {
     install_interrupt_handler();
     const auto status = run(*options);

@@ -16,6 +16,21 @@ int report_failure(const Error& error) {
 bool stderr_is_terminal() { return isatty(2) != 0; }
 bool stdout_is_terminal() { return isatty(1) != 0; }
 
+std::string printable(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const unsigned char c = static_cast<unsigned char>(text[i]);
+    const bool c1 = c == 0xC2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xA0;
+    if (c1) ++i;
+    if (c1 || (c < 0x20 && c != '\n' && c != '\t') || c == 0x7F) {
+      out += "\xEF\xBF\xBD";
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
 void ProgressBar::update(int64_t done, int64_t total) {
   if (!stderr_is_terminal() || total <= 0) return;
   const auto now = std::chrono::steady_clock::now();

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "base/result.h"
 
@@ -12,6 +13,9 @@ namespace hadal::cli {
 int report_failure(const Error& error);  // "hadal: message" on stderr; returns exit status 1
 bool stderr_is_terminal();
 bool stdout_is_terminal();
+
+// Text for a terminal: control characters, which a model can produce like any others, as U+FFFD.
+std::string printable(std::string_view text);
 
 // A line that is rewritten in place; silent when stderr is no terminal. Erased at the end.
 class ProgressBar {
