@@ -1,5 +1,5 @@
 # hadal: `make run` talks to a model, `make test` proves the build. Both install what is missing (Debian 12).
-.PHONY: build run test quick check verify-all install asan tsan bench fuzz format clean deps
+.PHONY: build run test quick check verify-all verify-random long-run install asan tsan bench fuzz format clean deps
 
 PACKAGES = g++ cmake ninja-build pkg-config libfmt-dev libcli11-dev libedit-dev libssl-dev libgtest-dev \
            python3 python3-numpy
@@ -39,6 +39,16 @@ check:
 
 verify-all: build
 	tools/verify_all.sh
+
+# Fifty random architectures and a wide one against the oracle.
+verify-random: build
+	python3 tools/check_random.py build/release/hadal $(ORACLE) --count 50
+	python3 tools/check_random.py build/release/hadal $(ORACLE) --wide
+ORACLE ?= ../shared/golden/oracle.py
+
+long-run: build/release/build.ninja
+	cmake --build --preset release --target model_long_run_test
+	HADAL_LONG_TOKENS=200000 build/release/tests/model_long_run_test
 
 install: build
 	cmake --install build/release --prefix $(PREFIX)

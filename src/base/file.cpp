@@ -67,12 +67,11 @@ void on_bus_error(int, siginfo_t* info, void*) {
     const std::byte* begin = map.begin.load();
     if (begin && address >= begin && address < begin + map.size.load()) path = map.path;
   }
-  const auto write_all = [](const char* text) {
-    [[maybe_unused]] const ssize_t n = ::write(2, text, std::strlen(text));
-  };
-  write_all("hadal: ");
-  write_all(path);
-  write_all(": the file was truncated or cannot be read any more while it was in use\n");
+  char line[400];  // one write, so that the line stays whole
+  size_t n = 0;
+  for (const char* part : {"hadal: ", path, ": the file was truncated or cannot be read any more while it was in use\n"})
+    for (const char* c = part; *c && n < sizeof line; ++c) line[n++] = *c;
+  [[maybe_unused]] const ssize_t written = ::write(2, line, n);
   ::_exit(1);
 }
 

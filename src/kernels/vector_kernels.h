@@ -646,7 +646,8 @@ void attend(const AttendBlock& block) {
   }
 }
 
-// Index queries of 128 dims as the packed rows meet them: even and odd columns apart, with the bias.
+// Index queries of at most 128 dims as the packed rows meet them: even and odd columns apart, with the bias; zeros
+// past their end.
 struct IndexHead {
   int8_t even[64], odd[64];
   int32_t bias[16];
@@ -654,30 +655,29 @@ struct IndexHead {
 
 void index_scores_fp4(const IndexScores& args) {
   thread_local std::vector<IndexHead> heads;
-  thread_local std::vector<float> terms;
-  const int n = args.n_heads;
-  heads.resize(static_cast<size_t>(n));
-  terms.resize(static_cast<size_t>(n));
+  thread_local std::vector<float> terms, q_scales;
+  const int n = args.n_heads, padded = (n + 3) / 4 * 4, dim = args.head_dim, n_blocks = (dim + 31) / 32;
+  heads.assign(static_cast<size_t>(padded), IndexHead{});
+  terms.resize(static_cast<size_t>(padded));
+  q_scales.assign(static_cast<size_t>(4 * padded), 0.0f);
   for (int h = 0; h < n; ++h) {
-    const int8_t* q = args.q + h * 128;
+    const int8_t* q = args.q + h * dim;
     IndexHead& head = heads[static_cast<size_t>(h)];
-    for (int i = 0; i < 64; ++i) {
-      head.even[i] = q[2 * i];
-      head.odd[i] = q[2 * i + 1];
+    for (int i = 0; i < dim; ++i) {
+      (i % 2 == 0 ? head.even : head.odd)[i / 2] = q[i];
+      head.bias[i / 8] -= 12 * q[i];
     }
-    for (int i = 0; i < 16; ++i) {
-      int32_t sum = 0;
-      for (int k = 8 * i; k < 8 * i + 8; ++k) sum += q[k];
-      head.bias[i] = -12 * sum;
-    }
+    for (int b = 0; b < n_blocks; ++b) q_scales[static_cast<size_t>(4 * h + b)] = args.q_scale[h * n_blocks + b];
   }
   for (int64_t e = 0; e < args.n_entries; ++e) {
     const std::byte* row = args.rows + e * args.row_bytes;
+    alignas(64) std::byte codes[64] = {};
+    std::memcpy(codes, row, static_cast<size_t>((dim + 1) / 2));
     B64 even, odd;
-    b_unpack_e2m1(b_load(row), even, odd);
-    float k_scale[4];
-    for (int b = 0; b < 4; ++b) k_scale[b] = to_f32(f8e8m0{static_cast<uint8_t>(row[64 + b])});
-    for (int h = 0; h < n; h += 4) {
+    b_unpack_e2m1(b_load(codes), even, odd);
+    float k_scale[4] = {};
+    for (int b = 0; b < n_blocks; ++b) k_scale[b] = to_f32(f8e8m0{static_cast<uint8_t>(row[(dim + 1) / 2 + b])});
+    for (int h = 0; h < padded; h += 4) {
       I16 sums[4];
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
@@ -685,10 +685,9 @@ void index_scores_fp4(const IndexScores& args) {
         sums[i] = i_dot4(i_dot4(i_load(head.bias), even, b_load(head.even)), odd, b_load(head.odd));
       }
       const F16 c = f_from_i(i_sum_lanes(sums[0], sums[1], sums[2], sums[3]));  // lane b: heads h..h+3 of block b
-      const float* q_scale = args.q_scale + h * 4;
+      const float* q_scale = q_scales.data() + 4 * h;
       __m128 z = _mm_setzero_ps();
-#pragma GCC unroll 4
-      for (int b = 0; b < 4; ++b) {
+      for (int b = 0; b < n_blocks; ++b) {
         const __m128 qs = _mm_setr_ps(q_scale[b], q_scale[4 + b], q_scale[8 + b], q_scale[12 + b]);
         z = _mm_fmadd_ps(_mm_mul_ps(f_lane(c, b), qs), _mm_set1_ps(k_scale[b]), z);
       }
@@ -706,7 +705,7 @@ void index_scores_fp4(const IndexScores& args) {
 }
 
 void index_scores(const IndexScores& args) {
-  if (!args.q_f32 && args.head_dim == 128 && args.n_heads % 4 == 0) return index_scores_fp4(args);
+  if (!args.q_f32 && args.head_dim <= 128) return index_scores_fp4(args);
   if (!args.q_f32) return reference().index_scores(args);  // shapes of no release
   for (int64_t e = 0; e < args.n_entries; ++e) {
     const float* k = reinterpret_cast<const float*>(args.rows + e * args.row_bytes);

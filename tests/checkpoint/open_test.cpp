@@ -1,0 +1,236 @@
+// Opening: every golden checkpoint, and tables of what must be refused, with the words of the refusal.
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/plan.h"
+#include "checkpoint/summary.h"
+#include "checkpoint/synth.h"
+#include "kv/sequence_state.h"
+#include "tests/support/shared.h"
+
+namespace hadal::checkpoint {
+namespace {
+
+using testing::fixture;
+using testing::shared_path;
+using testing::temp_dir;
+
+std::string u64(uint64_t n) { return std::string(reinterpret_cast<const char*>(&n), 8); }
+void write_file(const std::string& path, const std::string& content) { std::ofstream(path, std::ios::binary) << content; }
+
+std::string error_of(const std::string& header, int64_t data_bytes = 16) {
+  const std::string file = u64(header.size()) + header + std::string(static_cast<size_t>(data_bytes), '\0');
+  const auto result = parse_header(std::as_bytes(std::span(file)), file.size(), "f.safetensors");
+  return result.ok() ? "" : result.error().message;
+}
+
+TEST(Safetensors, RefusesBrokenHeaders) {
+  const struct {
+    std::string header;
+    const char* says;
+  } cases[] = {
+      {"{", "header: JSON"},
+      {"[]", "expected an object"},
+      {R"({"a":{"dtype":"Q7","shape":[1],"data_offsets":[0,1]}})", "tensor a: unknown dtype \"Q7\""},
+      {R"({"a":{"dtype":"BF16","shape":[3],"data_offsets":[0,4]}})", "tensor a: expected 6 bytes for BF16 [3], found data_offsets of 4"},
+      {R"({"a":{"dtype":"F32","shape":[8],"data_offsets":[0,32]}})", "expected its data to end by byte"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", "tensor b overlaps tensor a"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}})", "the key appears twice"},
+      {R"({"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,0]}})", "its size overflows"},
+      {R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", "non-negative"},
+      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", "ascending"},
+      {R"({"a":{"dtype":"F32","shape":[1]}})", "data_offsets"},
+      {R"({"a":7})", "expected dtype"},
+  };
+  for (const auto& c : cases) {
+    const std::string error = error_of(c.header);
+    EXPECT_NE(error.find("f.safetensors: "), std::string::npos) << c.header << ": " << error;
+    EXPECT_NE(error.find(c.says), std::string::npos) << c.header << ": " << error;
+    EXPECT_EQ(error.find('\n'), std::string::npos);
+  }
+  for (const std::string& bytes : {std::string("abc"), u64(100) + "{}", u64(~0ull) + "{}", u64(200u << 20) + "{}"}) {
+    EXPECT_FALSE(parse_header(std::as_bytes(std::span(bytes)), bytes.size(), "f").ok());
+  }
+}
+
+TEST(Config, RefusesByName) {
+  const json::Value good = json::parse(read_file(fixture("micro/config.json")).value()).value();
+  ASSERT_TRUE(parse_config(json::dump(good), "c").ok());
+  const struct {
+    const char* key;
+    json::Value value;
+  } cases[] = {{"model_type", "deepseek_v41"}, {"architectures", json::Array{"DeepseekV41ForCausalLM"}}, {"scoring_func", "softmax"},
+               {"topk_method", "greedy"}, {"norm_topk_prob", false}, {"n_shared_experts", 2}, {"num_key_value_heads", 2},
+               {"hidden_size", 0}, {"hidden_size", "64"}, {"hidden_size", 64.5}, {"num_hidden_layers", 1000000}, {"compress_ratios", json::Array{0}},
+               {"compress_ratios", json::Array{0, 4, -1, 0}}, {"index_head_dim", 48}, {"qk_rope_head_dim", 15}, {"hc_mult", 17},
+               {"num_experts_per_tok", 5}, {"expert_dtype", "int4"}, {"rms_norm_eps", -1.0}, {"max_position_embeddings", json::Value()},
+               {"hc_eps", json::Value()}, {"swiglu_limit", json::Value()}, {"rope_scaling", json::Object{{"type", "linear"}}}};
+  for (const auto& c : cases) {
+    json::Value bad = good;
+    bad.set(c.key, c.value);
+    const auto result = parse_config(json::dump(bad), "c.json");
+    ASSERT_FALSE(result.ok()) << c.key << " = " << json::dump(c.value);
+    EXPECT_NE(result.error().message.find("c.json: "), std::string::npos) << result.error().message;
+    EXPECT_NE(result.error().message.find(c.key), std::string::npos) << result.error().message;
+  }
+  EXPECT_FALSE(parse_config("{\"hidden_size\": 1, \"hidden_size\": 2}", "c").ok());
+}
+
+TEST(Checkpoint, OpensEveryGolden) {
+  HADAL_NEEDS_SHARED("golden/model");
+  for (const auto& entry : std::filesystem::directory_iterator(shared_path("golden/model"))) {
+    const auto opened = Checkpoint::open(entry.path().string());
+    ASSERT_TRUE(opened.ok()) << opened.error().message;
+    EXPECT_EQ(opened.value().draft(), Draft::kMtp);
+    EXPECT_TRUE(opened.value().unchanged().ok());
+  }
+}
+
+// micro with one header edit of the same length, so that data stay where they are.
+std::string edited_micro(const std::string& from, const std::string& to) {
+  const std::string directory = temp_dir("edited");
+  std::filesystem::copy_file(fixture("micro/config.json"), directory + "/config.json");
+  std::string bytes = read_file(fixture("micro/model.safetensors")).value();
+  const size_t at = bytes.find(from);
+  EXPECT_NE(at, std::string::npos) << from;
+  EXPECT_EQ(from.size(), to.size());
+  bytes.replace(at, from.size(), to);
+  write_file(directory + "/model.safetensors", bytes);
+  return directory;
+}
+
+TEST(Checkpoint, RefusesWrongTensorsByName) {
+  const struct {
+    const char *from, *to, *says;
+  } cases[] = {
+      {"\"norm.weight\"", "\"nurm.weight\"", "tensor norm.weight is missing"},
+      {"\"layers.0.attn.attn_sink\":{\"dtype\":\"F32\"", "\"layers.0.attn.attn_sink\":{\"dtype\":\"I32\"", "tensor layers.0.attn.attn_sink: expected F32 [2], found I32 [2]"},
+  };
+  for (const auto& c : cases) {
+    const auto opened = Checkpoint::open(edited_micro(c.from, c.to));
+    ASSERT_FALSE(opened.ok());
+    EXPECT_NE(opened.error().message.find(c.says), std::string::npos) << opened.error().message;
+  }
+  const std::string directory = temp_dir("truncated");
+  std::filesystem::copy_file(fixture("micro/config.json"), directory + "/config.json");
+  const std::string bytes = read_file(fixture("micro/model.safetensors")).value();
+  for (size_t n = 0; n < bytes.size(); n += 9973) {
+    write_file(directory + "/model.safetensors", bytes.substr(0, n));
+    EXPECT_FALSE(Checkpoint::open(directory).ok()) << n;
+  }
+  EXPECT_FALSE(Checkpoint::open(directory + "/absent").ok());
+}
+
+TEST(Checkpoint, DescribesAPartialDownload) {
+  HADAL_NEEDS_SHARED("golden/model/sharded");
+  const std::string directory = temp_dir("partial");
+  std::filesystem::copy(shared_path("golden/model/sharded"), directory, std::filesystem::copy_options::recursive);
+  std::filesystem::remove(directory + "/model-00002-of-00003.safetensors");
+  const auto opened = Checkpoint::open(directory);
+  ASSERT_FALSE(opened.ok());
+  EXPECT_NE(opened.error().message.find("2 of 3 shards, missing model-00002-of-00003.safetensors"), std::string::npos) << opened.error().message;
+}
+
+TEST(Checkpoint, AShardTruncatedUnderTheMapIsOneLineAndStatus1) {
+  const std::string directory = temp_dir("sigbus");
+  std::filesystem::copy(fixture("micro"), directory, std::filesystem::copy_options::recursive);
+  int pipe_ends[2];
+  ASSERT_EQ(pipe(pipe_ends), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    dup2(pipe_ends[1], 2);
+    install_map_guard();
+    const auto opened = Checkpoint::open(directory);
+    if (!opened.ok() || truncate((directory + "/model.safetensors").c_str(), 4096) != 0) _exit(7);
+    if (opened.value().unchanged().ok()) _exit(8);
+    volatile std::byte sum{};
+    for (const std::byte b : opened.value().shards()[0].bytes()) sum = static_cast<std::byte>(sum | b);
+    _exit(9);
+  }
+  close(pipe_ends[1]);
+  std::string said(4096, '\0');
+  said.resize(static_cast<size_t>(std::max<ssize_t>(0, read(pipe_ends[0], said.data(), said.size()))));
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 1);
+  EXPECT_NE(said.find("model.safetensors"), std::string::npos) << said;
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
+}
+
+// The figures of the architecture report (A.2, A.8) from our own configs.
+TEST(Summary, HasThePublishedFigures) {
+  struct Expected {
+    const char* name;
+    int64_t parameters, active, tensors, bytes, read, expert, at_1m;
+    double per_token;
+  };
+  for (const Expected& e : {Expected{"flash", 284334567511, 13270101591, 69187, 159609485896, 11217580396, 13369344, 3684958208, 3514.25},
+                            Expected{"pro", 1572999528803, 48852402019, 145116, 864704792696, 39666618460, 35094528, 5275844608, 5031.4375},
+                            Expected{"flash-0731", 284334567511, 13270101591, 72317, 166878536440, 11217580396, 13369344, 3684958208, 3514.25},
+                            Expected{"pro-0813", 1572999528803, 48852402019, 149782, 892727580904, 39666618460, 35094528, 5275844608, 5031.4375}}) {
+    SCOPED_TRACE(e.name);
+    const auto config = parse_config(json::dump(load_config_json(e.name).value()), e.name);
+    ASSERT_TRUE(config.ok()) << config.error().message;
+    const Summary summary = summarise(config.value());
+    EXPECT_EQ(summary.parameters, e.parameters);
+    EXPECT_EQ(summary.active_parameters, e.active);
+    EXPECT_EQ(summary.n_tensors, e.tensors);
+    EXPECT_EQ(summary.total_bytes, e.bytes);
+    EXPECT_EQ(summary.bytes_per_token, e.read);
+    EXPECT_EQ(summary.expert_bytes, e.expert);
+    const kv::Layout layout = kv::Layout::from(config.value(), summary.draft, Numerics::kFaithful);
+    EXPECT_EQ(layout.entry_bytes_at(1048576), e.at_1m);
+    EXPECT_EQ(static_cast<double>(layout.entry_bytes_at(1048576)) / 1048576, e.per_token);
+    EXPECT_EQ(layout.kv_row_bytes(), 584);
+    EXPECT_EQ(layout.index_row_bytes(), 68);
+  }
+}
+
+TEST(Synth, SparseFlashHasEveryTensorAndOpens) {
+  ThreadPool pool(1);
+  for (const auto& [name, draft, tensors] : {std::tuple{"flash", Draft::kMtp, 69187}, {"flash-0731", Draft::kDspark, 72317}}) {
+    const std::string directory = temp_dir("sparse");
+    const Status status = synthesise(load_config_json(name).value(), {.directory = directory, .sparse = true}, pool);
+    ASSERT_TRUE(status.ok()) << status.error().message;
+    const auto opened = Checkpoint::open(directory);
+    ASSERT_TRUE(opened.ok()) << opened.error().message;
+    EXPECT_EQ(opened.value().tensors().size(), static_cast<size_t>(tensors));
+    EXPECT_EQ(opened.value().draft(), draft);
+    EXPECT_FALSE(synthesise(load_config_json(name).value(), {.directory = directory, .sparse = true}, pool).ok());  // not over another
+  }
+}
+
+TEST(Synth, TheSeedAloneDecidesTheBytes) {
+  const json::Value config = load_config_json("nano").value();
+  std::string files[3];
+  for (int i = 0; i < 3; ++i) {
+    const std::string directory = temp_dir("synth");
+    ThreadPool pool(1 + i);
+    ASSERT_TRUE(synthesise(config, {.directory = directory, .seed = i == 2 ? 8u : 7u}, pool).ok());
+    files[i] = read_file(directory + "/model.safetensors").value();
+  }
+  EXPECT_EQ(files[0], files[1]);
+  EXPECT_NE(files[0], files[2]);
+}
+
+TEST(Plan, SaysWhatWillHappen) {
+  Summary summary;
+  summary.total_bytes = 100;
+  summary.bytes_per_token = int64_t{2} << 30;
+  EXPECT_EQ(make_plan(summary, 10, 200).verdict, Plan::Verdict::kFits);
+  const Plan pages = make_plan(summary, 10, 60);
+  EXPECT_EQ(pages.verdict, Plan::Verdict::kPages);
+  EXPECT_NE(pages.sentence.find("will page: about 1.1 s per token"), std::string::npos) << pages.sentence;
+  EXPECT_EQ(make_plan(summary, 10, 9).verdict, Plan::Verdict::kRefuse);
+}
+
+}  // namespace
+}  // namespace hadal::checkpoint
