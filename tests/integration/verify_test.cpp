@@ -1,4 +1,5 @@
-// The program's own verify against the golden files: micro from the repository, the others when they are there.
+// The program's own verify against the golden files: micro from the repository, the others when
+// they are there.
 
 #include <gtest/gtest.h>
 
@@ -36,7 +37,8 @@ void expect_ok(const std::string& arguments) {
 }
 
 TEST(Verify, MicroAgreesInBothNumericsForEveryChunkThreadsAndBatch) {
-  const std::string micro = "-m " + fixture("micro") + " --golden " + fixture("micro/expected.safetensors");
+  const std::string micro =
+      "-m " + fixture("micro") + " --golden " + fixture("micro/expected.safetensors");
   expect_ok(micro);
   expect_ok(micro + " --chunk 1 --threads 2 --batch 3");
   expect_ok(micro + " --chunk 7 --threads 5");
@@ -47,17 +49,21 @@ TEST(Verify, MicroAgreesInBothNumericsForEveryChunkThreadsAndBatch) {
 TEST(Verify, EveryGoldenCheckpointAgrees) {
   HADAL_NEEDS_SHARED("golden/expected");
   int variant = 0;
-  for (const char* name : {"flash-tiny", "pro-tiny", "traps", "base-tiny", "bf16-tiny", "sharded", "legacy-names", "long"}) {
-    static constexpr const char* kVariants[] = {"--chunk 64 --threads 2 --batch 3", "--chunk 7 --threads 1",
-                                                "--chunk 1000 --threads 5", "--chunk 64 --threads 2 --batch 3"};
-    expect_ok("-m " + shared_path("golden/model") + "/" + name + " --golden " + shared_path("golden/expected") + "/" +
-              name + ".safetensors " + kVariants[variant++ % 4]);
+  for (const char* name : {"flash-tiny", "pro-tiny", "traps", "base-tiny", "bf16-tiny", "sharded",
+                           "legacy-names", "long"}) {
+    static constexpr const char* kVariants[] = {"--chunk 64 --threads 2 --batch 3",
+                                                "--chunk 7 --threads 1", "--chunk 1000 --threads 5",
+                                                "--chunk 64 --threads 2 --batch 3"};
+    expect_ok("-m " + shared_path("golden/model") + "/" + name + " --golden " +
+              shared_path("golden/expected") + "/" + name + ".safetensors " +
+              kVariants[variant++ % 4]);
   }
 }
 
 TEST(Verify, AWrongModelFails) {
   HADAL_NEEDS_SHARED("golden/expected");
-  const Outcome result = run("verify -m " + fixture("micro") + " --golden " + shared_path("golden/expected") + "/sharded.safetensors");
+  const Outcome result = run("verify -m " + fixture("micro") + " --golden " +
+                             shared_path("golden/expected") + "/sharded.safetensors");
   EXPECT_EQ(result.status, 1);
   EXPECT_NE(result.output.find("verify: FAIL"), std::string::npos) << result.output;
 }
