@@ -12,6 +12,7 @@
 #include "checkpoint/plan.h"
 #include "checkpoint/summary.h"
 #include "cli/commands.h"
+#include "cli/model_option.h"
 #include "cli/terminal.h"
 #include "model/transformer.h"
 
@@ -192,7 +193,7 @@ Result<int> bench(const BenchOptions& options) {
 void add_bench(CLI::App& app, int& exit_status) {
   CLI::App* command = app.add_subcommand("bench", "Measure prefill and decode against this machine's roofs");
   auto options = std::make_shared<BenchOptions>();
-  command->add_option("-m,--model", options->model, "checkpoint directory")->required();
+  add_model_option(*command, options->model);
   command->add_option("--threads", options->threads, "(default: one per core)")->check(CLI::Range(1, 1024));
   command->add_option("--isa", options->isa, "reference, avx2, avx512 or auto")->check(CLI::IsMember({"reference", "avx2", "avx512", "auto"}))->capture_default_str();
   command->add_option("--prompt", options->prompt, "tokens of the prompt")->check(CLI::Range(1, 65536))->capture_default_str();

@@ -1,5 +1,5 @@
-// What run and chat share: a model with its tokenizer and prompt encoding, the messages of a conversation, and
-// one answer streamed to a terminal.
+// What run and chat share: a model with its tokenizer and prompt encoding, the messages of a
+// conversation, and one answer streamed to a terminal.
 #pragma once
 
 #include <functional>
@@ -9,7 +9,7 @@
 
 #include "base/json.h"
 #include "base/result.h"
-#include "engine/engine.h"
+#include "engine/session.h"
 #include "text/encode_prompt.h"
 #include "text/tokenizer.h"
 
@@ -55,13 +55,13 @@ class Dialogue {
 
   engine::Engine& engine() { return *engine_; }
   text::Encoding encoding() const { return encoding_; }
-  void set_seed(uint64_t seed) { sampling_.seed = seed; }
   void forget() { session_->forget(); }
   static std::string statistics(const engine::Completion& completion);  // one line
 
  private:
   Dialogue() = default;
-  Result<Answer> generate(const std::vector<TokenId>& ids, int64_t snapshot_at, bool parse, bool thinking, const Sink& sink);
+  Result<Answer> generate(const std::vector<TokenId>& ids, int64_t snapshot_at, bool parse,
+                          bool thinking, const Sink& sink);
 
   ModelOptions options_;
   std::unique_ptr<engine::Engine> engine_;
@@ -69,10 +69,12 @@ class Dialogue {
   std::unique_ptr<text::Tokenizer> tokenizer_;
   text::Encoding encoding_ = text::Encoding::kV4;
   sample::Options sampling_;
-  std::vector<TokenId> turn_ends_;  // tokens that begin something else than an answer: the turn is over
+  std::vector<TokenId>
+      turn_ends_;  // tokens that begin something else than an answer: the turn is over
 };
 
-// Ctrl-C stops the answer that is being generated. interrupted() tells whether it came since the last clear.
+// Ctrl-C stops the answer that is being generated. interrupted() tells whether it came since the
+// last clear.
 void install_interrupt_handler();
 bool interrupted();
 void clear_interrupt();

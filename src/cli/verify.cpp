@@ -11,6 +11,7 @@
 
 #include "cli/commands.h"
 #include "cli/golden.h"
+#include "cli/model_option.h"
 #include "cli/taps.h"
 #include "model/transformer.h"
 #include "tensor/formats.h"
@@ -434,7 +435,7 @@ Result<int> verify(const VerifyOptions& options) {
 void add_verify(CLI::App& app, int& exit_status) {
   CLI::App* command = app.add_subcommand("verify", "Recompute what a golden file holds and compare");
   auto options = std::make_shared<VerifyOptions>();
-  command->add_option("-m,--model", options->model, "checkpoint directory")->required();
+  add_model_option(*command, options->model);
   command->add_option("--golden", options->golden, "golden file (.safetensors)")->required();
   command->add_option("--numerics", options->numerics, "exact, faithful or both")
       ->check(CLI::IsMember({"exact", "faithful", "both"}))->capture_default_str();

@@ -1,18 +1,18 @@
-// The narrow waist between the model and its users (CLI, later the server): token ids in, token ids out.
+// The narrow waist between the model and its users (CLI, evaluation, later the server): token ids
+// in, token ids out.
 //
 //   Engine    owns the open checkpoint, the threads and the bound model
-//   Session   one conversation: it is given the whole prefix of ids each time and computes only what no state
-//             that it holds covers
+//   Batch     (batch.h) completions side by side, one forward pass a step
+//   Session   (session.h) one conversation over a Batch: computes only what no state that it holds
+//   covers
 //
-// Threads: an Engine and its Sessions belong to one thread; Session::stop() may be called from any, also from
-// a signal handler.
+// Threads: an Engine, its Batches and Sessions belong to one thread.
 #pragma once
 
 #include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -22,7 +22,6 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/plan.h"
 #include "model/transformer.h"
-#include "sample/sampler.h"
 
 namespace hadal::engine {
 
@@ -30,9 +29,9 @@ struct EngineOptions {
   std::string model;  // checkpoint directory
   Numerics numerics = Numerics::kFaithful;
   std::string isa = "auto";
-  int threads = 0;        // 0: one per core
-  int64_t context = 0;    // tokens to plan memory for; 0: what the model allows, at most 131,072
-  bool warm_up = true;    // fault the weights in before the first token
+  int threads = 0;      // 0: one per core
+  int64_t context = 0;  // tokens to plan memory for; 0: what the model allows, at most 131,072
+  bool warm_up = true;  // fault the weights in before the first token
 };
 
 // What opening tells while it works. All optional.
@@ -52,7 +51,8 @@ struct GenerationDefaults {
 class Engine {
  public:
   // kBusy: not enough memory for one conversation.
-  static Result<std::unique_ptr<Engine>> open(const EngineOptions& options, const OpenProgress& progress = {});
+  static Result<std::unique_ptr<Engine>> open(const EngineOptions& options,
+                                              const OpenProgress& progress = {});
 
   const checkpoint::Checkpoint& checkpoint() const { return checkpoint_; }
   const checkpoint::ModelConfig& config() const { return checkpoint_.config(); }
@@ -68,48 +68,6 @@ class Engine {
   const kernels::Isa* isa_ = nullptr;
   std::optional<model::Transformer> transformer_;
   GenerationDefaults defaults_;
-};
-
-enum class Finish { kStop, kLength, kCancelled };  // end token or the sink said so; limit; stop()
-
-struct GenerateOptions {
-  sample::Options sampling;
-  int64_t max_tokens = -1;      // -1: up to the model's context
-  int64_t chunk = 512;          // tokens per prefill call
-  int64_t snapshot_at = -1;     // keep the state after so many prompt tokens for later calls
-  std::function<void(int64_t done, int64_t total)> prefill;  // tokens of the prompt, reused ones included
-  // One token of the completion (never an end token). false ends the generation.
-  std::function<bool(const sample::Choice&)> token;
-};
-
-struct Completion {
-  Finish finish = Finish::kStop;
-  std::vector<TokenId> tokens;
-  int64_t prompt_tokens = 0, reused_tokens = 0;
-  double prefill_s = 0, decode_s = 0;
-};
-
-class Session {
- public:
-  explicit Session(Engine& engine) : engine_(engine) {}
-
-  // kInvalid: an empty prompt, an unknown id, or one that leaves no room for an answer.
-  Result<Completion> generate(std::span<const TokenId> prompt, const GenerateOptions& options);
-  void stop() { stop_.store(true); }
-  void forget();  // drops every state
-
- private:
-  struct Held {  // a state and the ids it has seen
-    kv::SequenceState state;
-    std::vector<TokenId> ids;
-  };
-  Result<Held> longest_prefix(std::span<const TokenId> prompt);
-  Status prefill(Held& held, std::span<const TokenId> prompt, const GenerateOptions& options, std::vector<float>& logits,
-                 bool& cancelled);
-
-  Engine& engine_;
-  std::vector<Held> held_;  // snapshots, latest last
-  std::atomic<bool> stop_{false};
 };
 
 }  // namespace hadal::engine

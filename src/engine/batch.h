@@ -1,0 +1,109 @@
+// Completions side by side. Every step() is one forward pass: the latest token of each running
+// completion, and pieces of the prompts that are not read yet, first come first, up to
+// rows_per_step tokens in all.
+//
+//   const int id = batch.add({.prompt = ids, ...});
+//   while (!batch.empty()) { batch.step(events); ... events of each id ...; batch.take(id) after
+//   its kDone }
+//
+// A completion's tokens depend on its request only, never on its neighbours (docs/numerics.md).
+// What to admit, when to preempt and how much memory states may take is the caller's policy.
+//
+// Threads: one, the Engine's.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "engine/engine.h"
+#include "sample/sampler.h"
+
+namespace hadal::engine {
+
+enum class Finish { kStop, kLength, kCancelled };  // end token or the caller said so; limit; stop()
+
+struct Completion {
+  Finish finish = Finish::kStop;
+  std::vector<TokenId> tokens;
+  int64_t prompt_tokens = 0, reused_tokens = 0;
+  double prefill_s = 0, decode_s = 0;  // of the steps that it took part in
+};
+
+// A state and the ids it has seen.
+struct Context {
+  kv::SequenceState state;
+  std::vector<TokenId> ids;
+};
+
+struct Request {
+  std::vector<TokenId> prompt;
+  std::optional<Context>
+      start;  // its ids: a true prefix of the prompt; what it covers is not computed again
+  sample::Options sampling;
+  int64_t max_tokens = -1;   // -1: up to the model's context
+  int64_t snapshot_at = -1;  // keep the state after so many prompt tokens
+};
+
+struct Event {
+  enum class Kind {
+    kRead,   // prompt tokens were read: prompt_done of them so far, reused ones included
+    kToken,  // one token of the completion, never an end token
+    kDone,   // nothing more will come: finish says why, or error
+  };
+  int id = 0;
+  Kind kind = Kind::kDone;
+  int64_t prompt_done = 0;
+  sample::Choice choice;
+  Finish finish = Finish::kStop;
+  Status error;
+};
+
+struct Finished {
+  Completion completion;
+  Context context;  // after the last token that was fed
+  std::optional<Context> snapshot;
+};
+
+class Batch {
+ public:
+  explicit Batch(Engine& engine, int64_t rows_per_step = 512)
+      : engine_(engine), rows_per_step_(rows_per_step) {}
+
+  // kInvalid: an empty prompt, an unknown id, sampling out of range, a prompt that leaves no room
+  // for an answer, a start that is no true prefix. Ids count from 0 and are not used again.
+  Result<int> add(Request request);
+  // Ends with Finish::kStop (the caller has seen enough) or kCancelled; its kDone comes with the
+  // next step().
+  void stop(int id, Finish finish);
+  // One forward pass, or none when all that is left has ended. An error is the whole step's: no
+  // completion has moved.
+  Status step(std::vector<Event>& events);
+  bool empty() const { return running_.empty(); }
+  size_t size() const { return running_.size(); }  // completions without a kDone yet
+  Finished take(int id);                           // after its kDone, once
+
+ private:
+  struct Running {
+    Request request;
+    Context context;
+    std::optional<Context> snapshot;
+    sample::Sampler sampler;
+    Completion completion;
+    int64_t max_tokens = 0;
+    std::optional<Finish> ended;
+    Status error;
+  };
+  void after_forward(int id, Running& running, int64_t n_read, std::span<const float> logits,
+                     std::vector<Event>& events);
+
+  Engine& engine_;
+  int64_t rows_per_step_;
+  int next_id_ = 0;
+  std::map<int, Running> running_;  // by id: the order of arrival
+  std::map<int, Finished> finished_;
+  std::vector<float> logits_;
+};
+
+}  // namespace hadal::engine
