@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "base/file.h"
 #include "cli/commands.h"
 #include "cli/terminal.h"
 
@@ -46,9 +47,14 @@ Status run_synth(const SynthCommand& command) {
   ThreadPool pool(command.threads > 0 ? command.threads : ThreadPool::default_threads());
   ProgressBar bar("writing");
   const checkpoint::SynthOptions options{
-      .directory = command.output, .seed = command.seed, .sparse = command.sparse,
+      .directory = command.output, .config_name = command.config, .seed = command.seed, .sparse = command.sparse,
       .progress = [&bar](int64_t done, int64_t total) { bar.update(done, total); }};
-  return checkpoint::synthesise(config, options, pool);
+  HADAL_TRY(checkpoint::synthesise(config, options, pool));
+  bar.clear();
+  if (!file_exists(command.output + "/tokenizer.json"))
+    fmt::print(stderr, "no tokenizer.json: it needs a vocabulary of at least {} (run and chat need it; verify and bench do not)\n",
+               checkpoint::kSynthVocab);
+  return {};
 }
 
 }  // namespace
@@ -61,7 +67,7 @@ void add_synth(CLI::App& app, int& exit_status) {
   command->add_option("--layers", options->layers, "keep only the first N layers")->check(CLI::PositiveNumber);
   command->add_option("--experts", options->experts, "routed experts per layer")->check(CLI::PositiveNumber);
   command->add_option("--vocab", options->vocab, "vocabulary size")->check(CLI::PositiveNumber);
-  command->add_option("--seed", options->seed, "same seed, same bytes")->capture_default_str();
+  command->add_option("--seed", options->seed, "same seed, same bytes")->check(CLI::NonNegativeNumber)->capture_default_str();
   command->add_option("--threads", options->threads, "threads (default: one per core)")->check(CLI::Range(1, 1024));
   command->add_flag("--sparse", options->sparse, "holes instead of values: all headers, no bytes on disk");
   command->callback([options, &exit_status] {
