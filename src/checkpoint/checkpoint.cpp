@@ -1,8 +1,11 @@
 #include "checkpoint/checkpoint.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -15,6 +18,7 @@ namespace {
 
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
+constexpr int kMaxDraftBlocks = 16;
 
 Error wrong_tensor(const FileMap& shard, const std::string& name, const std::string& expected,
                    const std::string& found) {
@@ -25,12 +29,19 @@ std::string describe(const Tensor& tensor) {
   return fmt::format("{} {}", dtype_name(tensor.dtype), shape_text(tensor.shape));
 }
 
+// Whether there is something at `path`; what cannot be told (a loop of links, a name too long) opening will tell.
+bool present(const std::string& path) {
+  struct stat info;
+  return ::stat(path.c_str(), &info) == 0 || (errno != ENOENT && errno != ENOTDIR);
+}
+
 // " (but 31 files model-00001-of-00046.safetensors, ...)", or "".
 std::string shards_without_index(const std::string& directory) {
   std::set<std::string> names;
   std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(directory, error))
-    if (entry.path().extension() == ".safetensors") names.insert(entry.path().filename().string());
+  std::filesystem::directory_iterator entry(directory, error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error))
+    if (entry->path().extension() == ".safetensors") names.insert(entry->path().filename().string());
   if (names.empty()) return "";
   return fmt::format(" (but {} other shard{}: {}{})", names.size(), names.size() == 1 ? "" : "s", shown(*names.begin()),
                      names.size() > 1 ? ", ..." : "");
@@ -50,9 +61,9 @@ std::string Files::incomplete() const {
 Result<Files> list_files(const std::string& directory) {
   Files files;
   const std::string index_path = directory + "/" + kIndexFile;
-  if (!std::filesystem::exists(index_path)) {
+  if (!present(index_path)) {
     files.shards = {kSingleFile};
-    if (std::filesystem::exists(directory + "/" + kSingleFile)) return files;
+    if (present(directory + "/" + kSingleFile)) return files;
     return Error{Code::kNotFound, fmt::format("{}: found neither {} nor {}{}", directory, kSingleFile, kIndexFile,
                                               shards_without_index(directory))};
   }
@@ -77,7 +88,7 @@ Result<Files> list_files(const std::string& directory) {
   for (auto& [shard, number] : shards) {
     number = static_cast<int>(files.shards.size());
     files.shards.emplace_back(shard);
-    if (!std::filesystem::exists(directory + "/" + files.shards.back())) files.missing.emplace_back(shard);
+    if (!present(directory + "/" + files.shards.back())) files.missing.emplace_back(shard);
   }
   files.weight_map.reserve(map->as_object().size());
   for (const auto& [name, shard] : map->as_object()) files.weight_map.emplace(name, shards.at(shard.as_string()));
@@ -268,22 +279,22 @@ Result<Checkpoint> Checkpoint::open(const std::string& directory, ModelConfig mo
 
   // Tensors decide the kind of draft and, one by one, the formats of weights; what config.json says of these is only
   // used where there are no tensors.
-  const auto count_blocks = [&](const char* some_tensor) {
-    int n = 0;
-    while (checkpoint.tensors_.contains(fmt::format("mtp.{}.{}", n, some_tensor))) ++n;
-    return n;
-  };
+  int n_blocks = 0;  // one more than the highest s of mtp.s.*: a gap is then a missing tensor
+  for (const auto& [name, tensor] : checkpoint.tensors_) {
+    int block = 0;
+    if (name.starts_with("mtp.") && std::from_chars(name.data() + 4, name.data() + name.size(), block).ec == std::errc() &&
+        block < kMaxDraftBlocks)
+      n_blocks = std::max(n_blocks, block + 1);
+  }
   if (checkpoint.tensors_.contains("mtp.0.e_proj.weight")) {
     checkpoint.draft_ = Draft::kMtp;
-    checkpoint.n_draft_blocks_ = count_blocks("e_proj.weight");
   } else if (checkpoint.tensors_.contains("mtp.0.main_proj.weight")) {
     checkpoint.draft_ = Draft::kDspark;
-    checkpoint.n_draft_blocks_ = count_blocks("attn.wq_a.weight");
     if (config.dspark_markov_rank == 0)
       return Error{Code::kCorrupt, directory + "/config.json: dspark_markov_rank: expected it, since the checkpoint "
                                                "has DSpark stages (mtp.0.main_proj), found nothing"};
   }
-  HADAL_TRY(check_draft_ratios(config, checkpoint.draft_, checkpoint.n_draft_blocks_, directory + "/config.json"));
+  if (checkpoint.draft_ != Draft::kNone) checkpoint.n_draft_blocks_ = n_blocks;
   config.n_mtp_layers = checkpoint.draft_ == Draft::kMtp ? checkpoint.n_draft_blocks_ : 0;
 
   const auto expected = expected_tensors(config, checkpoint.draft_, checkpoint.n_draft_blocks_);
@@ -311,6 +322,7 @@ Result<Checkpoint> Checkpoint::open(const std::string& directory, ModelConfig mo
     return Error{Code::kUnsupported, fmt::format("{}: tensor {}: expected only tensors of DeepSeek V4 as config.json describes it, "
                                                  "found one more", shard, unknown)};
   }
+  HADAL_TRY(check_draft_ratios(config, checkpoint.draft_, checkpoint.n_draft_blocks_, directory + "/config.json"));
   return checkpoint;
 }
 

@@ -140,6 +140,8 @@ TEST(Checkpoint, RefusesWrongTensorsByName) {
       {"\"layers.0.attn.attn_sink\":{\"dtype\":\"F32\"", "\"layers.0.attn.attn_sink\":{\"dtype\":\"I32\"", "tensor layers.0.attn.attn_sink: expected F32 [2], found I32 [2]"},
       {"\"mtp.0.e_proj.weight\"", "\"mtp.0.e_pruj.weight\"", "expected mtp.0.e_proj.weight (MTP block) or mtp.0.main_proj.weight (DSpark stages) beside it, found neither"},
       {"\"mtp.0.h_proj.weight\"", "\"mtp.0.h_pruj.weight\"", "tensor mtp.0.h_proj.weight is missing"},
+      {"\"mtp.0.norm.weight\"", "\"mtp.1.nurm.weight\"", "tensor mtp.0.norm.weight is missing"},
+      {"\"mtp.0.h_proj.weight\"", "\"mtp.1.h_proj.weight\"", "tensor mtp.0.h_proj.weight is missing"},
   };
   for (const auto& c : cases) {
     const auto opened = Checkpoint::open(edited_micro(c.from, c.to));
@@ -230,6 +232,7 @@ TEST(Checkpoint, RefusesAnIndexThatTheShardsContradict) {
       {[&](json::Value& i) { i.find("metadata")->set("total_size", 5); }, "total_size: expected 5 bytes of tensors"},
       {[&](json::Value& i) { map(i).set("embed.weight", "other.safetensors"); }, "shards, missing other.safetensors"},
       {[&](json::Value& i) { i.set("weight_map", json::Object{}); }, "expected a weight_map"},
+      {[&](json::Value& i) { map(i).set("ghost.weight", std::string(300, 'x')); }, "File name too long"},
   };
   for (const auto& c : cases) {
     const auto opened = Checkpoint::open(with_index(c.edit));
@@ -243,6 +246,9 @@ TEST(Checkpoint, RefusesAnIndexThatTheShardsContradict) {
   EXPECT_NE(Checkpoint::open(directory).error().message.find("other shards: \"model-00001-of-"), std::string::npos);
   std::filesystem::create_directory(directory + "/model.safetensors");
   EXPECT_NE(Checkpoint::open(directory).error().message.find("model.safetensors: expected a regular file"), std::string::npos);
+  std::filesystem::remove(directory + "/model.safetensors");
+  std::filesystem::create_symlink("model.safetensors", directory + "/model.safetensors");
+  EXPECT_NE(Checkpoint::open(directory).error().message.find("Too many levels of symbolic links"), std::string::npos);
 }
 
 TEST(Checkpoint, DescribesAPartialDownload) {
