@@ -27,7 +27,7 @@ namespace hadal::checkpoint {
 struct Files {
   std::vector<std::string> shards;   // names in the directory, sorted
   std::vector<std::string> missing;  // of these
-  std::unordered_map<std::string, std::string> weight_map;  // tensor name in the file -> shard; empty without index
+  std::unordered_map<std::string, int> weight_map;  // tensor name in the file -> its place in shards; empty without index
   std::optional<int64_t> total_size;  // the index's, in bytes of tensors
   std::string incomplete() const;     // "31 of 46 shards, missing ...", or ""
 };
@@ -36,6 +36,8 @@ Result<Files> list_files(const std::string& directory);
 class Checkpoint {
  public:
   static Result<Checkpoint> open(const std::string& directory);
+  // The same from what read_config() and list_files() found there.
+  static Result<Checkpoint> open(const std::string& directory, ModelConfig config, const Files& files);
 
   const std::string& directory() const { return directory_; }
   const ModelConfig& config() const { return config_; }

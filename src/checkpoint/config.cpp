@@ -20,13 +20,13 @@ class Keys {
 
   Error wrong(std::string_view key, std::string_view expected) const {
     const Value* value = object_.find(key);
-    std::string found = value ? json::dump(*value) : "nothing";
+    std::string found = value ? json::dump(*value, {.ascii = true}) : "nothing";
     if (found.size() > 60) found = found.substr(0, 57) + "...";
     return {Code::kInvalid, fmt::format("{}: {}: expected {}, found {}", where_, key, expected, found)};
   }
   Result<int> integer(std::string_view key, int64_t least, int64_t most) const {
     const Value* value = object_.find(key);
-    const auto number = value ? value->to_int64() : std::nullopt;
+    const auto number = value && value->is_int() ? value->to_int64() : std::nullopt;
     if (!number || *number < least || *number > most)
       return wrong(key, fmt::format("an integer from {} to {}", least, most));
     return static_cast<int>(*number);
@@ -45,6 +45,11 @@ class Keys {
     if (found->is_number() && value.is_number() && found->to_double() == value.to_double()) return {};
     return Error{Code::kUnsupported, wrong(key, json::dump(value)).message};
   }
+  // The same, but it must be there.
+  Status must(std::string_view key, const Value& value) const {
+    if (!find(key)) return wrong(key, json::dump(value));
+    return only(key, value);
+  }
   const Value* find(std::string_view key) const {
     const Value* value = object_.find(key);
     return value && !value->is_null() ? value : nullptr;
@@ -57,7 +62,8 @@ class Keys {
 };
 
 constexpr int kMaxLayers = 1000;
-constexpr int kMaxWidth = 1 << 20;
+constexpr int kMaxWidth = 1 << 18;
+constexpr int kMaxExperts = 1 << 18;  // in all layers; V4-Pro has 23,424. Bounds the lists made from a config alone
 
 Status check_architecture(const Keys& keys) {
   const Value* type = keys.find("model_type");
@@ -70,14 +76,14 @@ Status check_architecture(const Keys& keys) {
     if (!right)
       return Error{Code::kUnsupported, keys.wrong("architectures", "[\"DeepseekV4ForCausalLM\"]").message};
   }
-  HADAL_TRY(keys.only("scoring_func", "sqrtsoftplus"));
-  HADAL_TRY(keys.only("topk_method", "noaux_tc"));
-  HADAL_TRY(keys.only("norm_topk_prob", true));
-  HADAL_TRY(keys.only("n_shared_experts", 1));
-  HADAL_TRY(keys.only("num_key_value_heads", 1));
+  HADAL_TRY(keys.must("scoring_func", "sqrtsoftplus"));
+  HADAL_TRY(keys.must("topk_method", "noaux_tc"));
+  HADAL_TRY(keys.must("norm_topk_prob", true));
+  HADAL_TRY(keys.must("n_shared_experts", 1));
+  HADAL_TRY(keys.must("num_key_value_heads", 1));
+  HADAL_TRY(keys.must("attention_bias", false));
+  HADAL_TRY(keys.must("tie_word_embeddings", false));
   HADAL_TRY(keys.only("hidden_act", "silu"));
-  HADAL_TRY(keys.only("attention_bias", false));
-  HADAL_TRY(keys.only("tie_word_embeddings", false));
   return {};
 }
 
@@ -86,6 +92,7 @@ Status read_rope_scaling(const Keys& keys, ModelConfig& config) {
   if (!scaling) return {};
   if (!scaling->is_object()) return keys.wrong("rope_scaling", "an object");
   const Keys rope(*scaling, keys.where() + ": rope_scaling");
+  if (!rope.find("type") && !rope.find("rope_type")) return rope.wrong("type", "\"yarn\"");
   HADAL_TRY(rope.only("type", "yarn"));
   HADAL_TRY(rope.only("rope_type", "yarn"));
   config.rope_factor = HADAL_TRY(rope.number("factor", 1e-3, 1e6));
@@ -119,7 +126,7 @@ Status read_dspark(const Keys& keys, const Value& root, ModelConfig& config) {
   if (!targets || !targets->is_array() || targets->as_array().empty())
     return keys.wrong("dspark_target_layer_ids", "a list of layers");
   for (const Value& target : targets->as_array()) {
-    const auto layer = target.to_int64();
+    const auto layer = target.is_int() ? target.to_int64() : std::nullopt;
     if (!layer || *layer < 0 || *layer >= config.n_layers)
       return keys.wrong("dspark_target_layer_ids", fmt::format("layers from 0 to {}", config.n_layers - 1));
     config.dspark_target_layers.push_back(static_cast<int>(*layer));
@@ -156,6 +163,8 @@ Result<ModelConfig> parse_config(std::string_view json_text, const std::string& 
   c.index_topk = HADAL_TRY(keys.integer("index_topk", 1, 1 << 20));
   c.n_routed_experts = HADAL_TRY(keys.integer("n_routed_experts", 1, 1 << 14));
   c.n_activated_experts = HADAL_TRY(keys.integer("num_experts_per_tok", 1, c.n_routed_experts));
+  if (int64_t{c.n_layers} * c.n_routed_experts > kMaxExperts)
+    return keys.wrong("n_routed_experts", fmt::format("at most {} experts in {} layers", kMaxExperts, c.n_layers));
   c.moe_inter_dim = HADAL_TRY(keys.integer("moe_intermediate_size", 1, kMaxWidth));
   c.route_scale = static_cast<float>(HADAL_TRY(keys.number("routed_scaling_factor", 0, 1e6)));
   c.swiglu_limit = static_cast<float>(HADAL_TRY(keys.number("swiglu_limit", 0, 1e30)));
@@ -172,7 +181,7 @@ Result<ModelConfig> parse_config(std::string_view json_text, const std::string& 
       ratios->as_array().size() > 2 * kMaxLayers)
     return keys.wrong("compress_ratios", fmt::format("a list of at least {} ratios (num_hidden_layers)", c.n_layers));
   for (const Value& value : ratios->as_array()) {
-    const auto ratio = value.to_int64();
+    const auto ratio = value.is_int() ? value.to_int64() : std::nullopt;
     if (!ratio || *ratio < 0 || *ratio > 4096) return keys.wrong("compress_ratios", "ratios from 0 to 4096");
     c.compress_ratios.push_back(static_cast<int>(*ratio));
   }

@@ -150,6 +150,33 @@ std::string scale_name(std::string_view weight_name) {
   return std::string(weight_name.substr(0, weight_name.size() - std::string_view(".weight").size())) + ".scale";
 }
 
+ReleaseKind release_kind(const ModelConfig& config) {
+  ReleaseKind kind;
+  kind.fp8 = config.has_quantization || config.expert_dtype == "fp4" || config.expert_dtype == "fp8";
+  if (config.expert_dtype == "fp8") {
+    kind.experts = Dtype::kF8e4m3;
+    kind.f32_scales = true;
+  } else if (config.expert_dtype == "bf16") {
+    kind.experts = Dtype::kBf16;
+  } else if (config.expert_dtype.empty()) {
+    kind.experts = kind.fp8 ? Dtype::kI8 : Dtype::kBf16;
+    kind.assumed = kind.fp8 ? "expert_dtype absent: FP4 experts assumed" : "no quantization_config: BF16 weights assumed";
+  }
+  return kind;
+}
+
+Status check_draft_ratios(const ModelConfig& config, Draft draft, int n_draft_blocks, const std::string& file) {
+  const auto& ratios = config.compress_ratios;
+  for (int i = 0; i < n_draft_blocks; ++i) {
+    const size_t layer = static_cast<size_t>(config.n_layers + i);
+    if (layer >= ratios.size() && draft != Draft::kMtp) return {};
+    if (layer < ratios.size() && ratios[layer] == 0) continue;
+    return Error{Code::kCorrupt, fmt::format("{}: compress_ratios: expected 0 at index {} (draft block {}), found {}", file, layer,
+                                             i, layer < ratios.size() ? std::to_string(ratios[layer]) : "nothing")};
+  }
+  return {};
+}
+
 std::vector<StoredTensor> stored_as(const ExpectedTensor& tensor, const ReleaseKind& kind) {
   switch (tensor.storage) {
     case Storage::kBf16: return {{tensor.name, Dtype::kBf16, tensor.shape}};
@@ -158,9 +185,10 @@ std::vector<StoredTensor> stored_as(const ExpectedTensor& tensor, const ReleaseK
     case Storage::kLinear:
     case Storage::kExpert: break;
   }
-  if (!kind.fp8) return {{tensor.name, Dtype::kBf16, tensor.shape}};
+  const Dtype dtype = tensor.storage == Storage::kExpert ? kind.experts : kind.fp8 ? Dtype::kF8e4m3 : Dtype::kBf16;
+  if (dtype == Dtype::kBf16) return {{tensor.name, Dtype::kBf16, tensor.shape}};
   const int64_t rows = tensor.shape[0], cols = tensor.shape[1];
-  if (tensor.storage == Storage::kExpert && kind.fp4_experts)
+  if (dtype == Dtype::kI8)
     return {{tensor.name, Dtype::kI8, {rows, cols / 2}},
             {scale_name(tensor.name), Dtype::kF8e8m0, {rows, cols / 32}}};
   return {{tensor.name, Dtype::kF8e4m3, tensor.shape},

@@ -57,11 +57,18 @@ struct StoredTensor {
   int64_t size_bytes() const;
 };
 struct ReleaseKind {
-  bool fp8 = true;            // false: BF16 throughout
-  bool fp4_experts = true;
-  bool f32_scales = false;    // Base
+  bool fp8 = true;            // linears; false: BF16
+  Dtype experts = Dtype::kI8;  // packed FP4, or kF8e4m3, or kBf16
+  bool f32_scales = false;    // Base: of everything that is FP8
+  std::string assumed;        // what the config does not say, in words; empty if it says all
 };
+// From a config alone: expert_dtype; without it FP4 experts, or BF16 throughout if there is no quantization_config.
+ReleaseKind release_kind(const ModelConfig& config);
 std::vector<StoredTensor> stored_as(const ExpectedTensor& tensor, const ReleaseKind& kind);
+
+// Draft blocks attend to their window only. The ratios of the config's draft layers must agree: a kCorrupt error that
+// names `file` if one of them is not 0, or missing for an MTP block.
+Status check_draft_ratios(const ModelConfig& config, Draft draft, int n_draft_blocks, const std::string& file);
 
 std::string scale_name(std::string_view weight_name);  // X.weight -> X.scale
 

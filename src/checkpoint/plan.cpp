@@ -17,21 +17,55 @@ int64_t number_in(const std::string& path) {  // -1: no file, or "max"
   return std::strtoll(text.value().c_str(), nullptr, 10);
 }
 
+int64_t field_in(const std::string& text, std::string_view name) {  // "name 123" on a line of its own; 0: not there
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    if (text.compare(at, name.size(), name) == 0 && at + name.size() < end && text[at + name.size()] == ' ')
+      return std::strtoll(text.c_str() + at + name.size(), nullptr, 10);
+    at = end + 1;
+  }
+  return 0;
+}
+
+// What one control group leaves, or -1 if it sets no limit. Its use counts page cache, which can be dropped.
+int64_t left_in_group(const std::string& group, bool v2) {
+  const int64_t limit = number_in(group + (v2 ? "/memory.max" : "/memory.limit_in_bytes"));
+  const int64_t used = number_in(group + (v2 ? "/memory.current" : "/memory.usage_in_bytes"));
+  if (limit < 0 || limit > (int64_t{1} << 60) || used < 0) return -1;
+  const auto stat = read_file(group + "/memory.stat", 1 << 16);
+  int64_t cache = 0;
+  if (stat.ok())
+    for (const char* list : {"active_file", "inactive_file"})
+      cache += field_in(stat.value(), v2 ? std::string(list) : std::string("total_") + list);
+  return std::max<int64_t>(0, limit - std::max<int64_t>(0, used - cache));
+}
+
 }  // namespace
 
-int64_t available_memory() {
+int64_t available_memory(const std::string& root) {
   int64_t available = std::numeric_limits<int64_t>::max();
-  if (const auto text = read_file("/proc/meminfo", 1 << 16); text.ok()) {
+  if (const auto text = read_file(root + "/proc/meminfo", 1 << 16); text.ok()) {
     const size_t at = text.value().find("MemAvailable:");
     if (at != std::string::npos) available = 1024 * std::strtoll(text.value().c_str() + at + 13, nullptr, 10);
   }
-  for (const auto& [limit_file, used_file] :
-       {std::pair{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
-        std::pair{"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"}}) {
-    const int64_t limit = number_in(limit_file), used = number_in(used_file);
-    if (limit < 0 || limit > (int64_t{1} << 60) || used < 0) continue;
-    // A group's use counts its page cache, which can be dropped: only the limit binds.
-    available = std::min(available, limit);
+  // This process's group and all above it: a limit of any of them binds. Inside a container the path may be the
+  // host's and not be there; the last step, the root of the mount, is then the container's own group.
+  const auto groups = read_file(root + "/proc/self/cgroup", 1 << 16);
+  const std::string text = groups.ok() ? groups.value() : "";
+  for (size_t at = 0; at < text.size();) {  // lines "0::/path" (v2) and "4:memory:/path" (v1)
+    const size_t end = std::min(text.find('\n', at), text.size());
+    const std::string line = text.substr(at, end - at);
+    at = end + 1;
+    const size_t first = line.find(':'), second = first == std::string::npos ? first : line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    const bool v2 = controllers == ",,";
+    if (!v2 && controllers.find(",memory,") == std::string::npos) continue;
+    const std::string mount = root + "/sys/fs/cgroup" + (v2 ? "" : "/memory");
+    for (std::string path = line.substr(second + 1);; path.erase(path.rfind('/'))) {
+      if (const int64_t left = left_in_group(mount + path, v2); left >= 0) available = std::min(available, left);
+      if (path.find('/') == std::string::npos) break;
+    }
   }
   return available;
 }

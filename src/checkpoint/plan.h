@@ -11,9 +11,9 @@
 
 namespace hadal::checkpoint {
 
-// Memory this process may still use without swapping: MemAvailable, or less where a control group limits it.
-// Page cache counts as available, the mapped weights' own included.
-int64_t available_memory();
+// Memory this process may still use without swapping: MemAvailable, or less where its control group or one above
+// limits it. Page cache counts as available, the mapped weights' own included. root: where /proc and /sys lie (tests).
+int64_t available_memory(const std::string& root = "");
 
 struct Plan {
   enum class Verdict { kFits, kPages, kRefuse };

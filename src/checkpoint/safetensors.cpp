@@ -36,23 +36,27 @@ Result<HeaderEntry> read_entry(const std::string& name, const json::Value& value
   const json::Value* offsets = value.find("data_offsets");
   if (!dtype || !dtype->is_string() || !shape || !shape->is_array() || !offsets || !offsets->is_array() ||
       offsets->as_array().size() != 2)
-    return corrupt("expected dtype, shape and two data_offsets");
+    return corrupt("expected dtype, shape and two data_offsets, found " + shown(value));
   HeaderEntry entry{.name = name, .dtype = Dtype::kF32, .shape = {}, .begin = 0, .end = 0};
   const auto known = dtype_of(dtype->as_string());
   if (!known)
-    return Error{Code::kUnsupported, fmt::format("{}: tensor {}: unknown dtype {}", file, name,
-                                                 json::quote(dtype->as_string()))};
+    return Error{Code::kUnsupported,
+                 fmt::format("{}: tensor {}: expected F32, BF16, F8_E4M3, F8_E8M0, I8, U8, I32 or I64, found unknown dtype {}",
+                             file, name, shown(*dtype))};
   entry.dtype = *known;
   uint64_t size = static_cast<uint64_t>(dtype_size(entry.dtype));
-  if (shape->as_array().size() > 8) return corrupt("more than 8 dimensions");
+  if (shape->as_array().size() > 8)
+    return corrupt(fmt::format("expected at most 8 dimensions, found {}", shape->as_array().size()));
   for (const json::Value& item : shape->as_array()) {
     const auto extent = to_offset(item);
-    if (!extent) return corrupt("expected a shape of non-negative integers");
-    if (__builtin_mul_overflow(size, *extent, &size)) return corrupt("its size overflows");
+    if (!extent) return corrupt("expected a shape of non-negative integers, found " + shown(*shape));
+    if (__builtin_mul_overflow(size, *extent, &size))
+      return corrupt(fmt::format("expected a size below 2^64 bytes, found shape {}: its size overflows", shown(*shape)));
     entry.shape.push_back(static_cast<int64_t>(*extent));
   }
   const auto begin = to_offset(offsets->as_array()[0]), end = to_offset(offsets->as_array()[1]);
-  if (!begin || !end || *end < *begin) return corrupt("expected ascending data_offsets");
+  if (!begin || !end || *end < *begin)
+    return corrupt("expected ascending data_offsets from 0, found " + shown(*offsets));
   if (*end - *begin != size)
     return corrupt(fmt::format("expected {} bytes for {} {}, found data_offsets of {} bytes", size,
                                dtype_name(entry.dtype), shape_text(entry.shape), *end - *begin));
@@ -77,6 +81,17 @@ const char* dtype_name(Dtype dtype) {
     case Dtype::kI64: return "I64";
   }
   return "?";
+}
+
+std::string shown(const json::Value& value) {
+  std::string text = json::dump(value, {.ascii = true});
+  if (text.size() > 80) text = text.substr(0, 77) + "...";
+  return text;
+}
+
+bool is_tensor_name(std::string_view name) {
+  return !name.empty() && name.size() <= kMaxTensorName &&
+         std::all_of(name.begin(), name.end(), [](char c) { return c > ' ' && c < 0x7F; });
 }
 
 std::string shape_text(const std::vector<int64_t>& shape) {
@@ -106,6 +121,9 @@ Result<Header> parse_header(std::span<const std::byte> bytes, uint64_t file_size
           if (item.is_string()) header.metadata.emplace_back(key, item.as_string());
       continue;
     }
+    if (!is_tensor_name(name))
+      return corrupt(fmt::format("expected tensor names of 1 to {} printable ASCII characters, found {}", kMaxTensorName,
+                                 shown(name)));
     header.tensors.push_back(HADAL_TRY(read_entry(name, value, data_begin, file_size, file)));
   }
   std::stable_sort(header.tensors.begin(), header.tensors.end(),
@@ -115,7 +133,8 @@ Result<Header> parse_header(std::span<const std::byte> bytes, uint64_t file_size
   for (const HeaderEntry& entry : header.tensors) {
     if (entry.begin == entry.end) continue;
     if (entry.begin < last_end)
-      return corrupt(fmt::format("tensor {} overlaps tensor {}", entry.name, last_name));
+      return corrupt(fmt::format("tensor {} overlaps tensor {}: expected its data from byte {} on, found byte {}",
+                                 entry.name, last_name, last_end, entry.begin));
     last_end = entry.end;
     last_name = entry.name;
   }

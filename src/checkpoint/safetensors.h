@@ -4,15 +4,18 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/result.h"
 #include "tensor/tensor.h"
 
 namespace hadal::checkpoint {
 
 inline constexpr uint64_t kMaxHeaderBytes = uint64_t{100} << 20;
+inline constexpr size_t kMaxTensorName = 512;
 
 struct HeaderEntry {
   std::string name;
@@ -27,11 +30,13 @@ struct Header {
 };
 
 // `bytes`: the whole file, or its beginning with `file_size` telling the size of the whole.
-// Errors (kCorrupt, kUnsupported) name file and tensor: a header longer than the file, a repeated name, an
-// unknown dtype, offsets that overlap, leave the file or differ from shape x dtype. Gaps between tensors and
+// Errors (kCorrupt, kUnsupported) name file and tensor: a header longer than the file, a repeated or unprintable
+// name, an unknown dtype, offsets that overlap, leave the file or differ from shape x dtype. Gaps between tensors and
 // unaligned data are allowed.
 Result<Header> parse_header(std::span<const std::byte> bytes, uint64_t file_size, const std::string& file);
 
+std::string shown(const json::Value& value);  // for errors: one short line of ASCII
+bool is_tensor_name(std::string_view name);  // printable ASCII, so that it may stand in a line of its own
 const char* dtype_name(Dtype dtype);  // as headers spell it
 std::string shape_text(const std::vector<int64_t>& shape);
 

@@ -56,8 +56,7 @@ struct Stored {
 Summary summarise(const ModelConfig& config) {
   const bool is_dspark = config.dspark_markov_rank > 0;
   const Draft draft = is_dspark ? Draft::kDspark : config.n_mtp_layers > 0 ? Draft::kMtp : Draft::kNone;
-  const ReleaseKind kind{.fp8 = config.expert_dtype != "bf16", .fp4_experts = config.expert_dtype != "fp8",
-                         .f32_scales = false};
+  const ReleaseKind kind = release_kind(config);
   // The config does not tell the number of DSpark stages: three in all releases.
   Summary summary = add_up(config, draft, is_dspark ? 3 : config.n_mtp_layers, [&](const ExpectedTensor& tensor) {
     Stored stored;
@@ -67,7 +66,8 @@ Summary summarise(const ModelConfig& config) {
     }
     return stored;
   });
-  summary.assumed_fp4 = config.expert_dtype.empty();
+  summary.assumed = kind.assumed;
+  summary.assumed_fp4 = config.expert_dtype.empty() && kind.experts == Dtype::kI8;
   return summary;
 }
 

@@ -29,7 +29,8 @@ struct Summary {
   int64_t bytes_per_token = 0;    // main model
   int64_t draft_parameters = 0;
   int64_t expert_bytes = 0;       // one routed expert
-  bool assumed_fp4 = false;       // config alone, and it does not name expert_dtype
+  std::string assumed;            // config alone: what it does not say, in words
+  bool assumed_fp4 = false;       // it is that the experts are FP4
 
   const GroupFigures& operator[](Group group) const { return groups[static_cast<size_t>(group)]; }
 };

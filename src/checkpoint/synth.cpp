@@ -172,6 +172,15 @@ void fill_row(const Task& task, uint64_t seed, int64_t row, int64_t row_elements
     }
     case Dtype::kBf16:
     case Dtype::kF32: {
+      if (task.tensor.name != task.weight_name) {  // F32 scales of FP8 blocks: positive, rarely a power of two
+        for (int64_t i = 0; i < row_elements; ++i) {
+          const int exponent = scale_exponent_of(task, stream, static_cast<uint64_t>(i), kE4m3Unit);
+          const double jitter = 0.75 + static_cast<double>(mix(~stream + static_cast<uint64_t>(i)) >> 40) * 0x1p-25;
+          const float scale = static_cast<float>(std::ldexp(jitter, exponent));
+          std::memcpy(out + 4 * i, &scale, 4);
+        }
+        return;
+      }
       const bool matrix = task.tensor.shape.size() == 2 && !task.tensor.name.ends_with(".ape");
       const double deviation = !matrix             ? shape.deviation
                                : shape.gain == 0   ? 1
@@ -352,15 +361,16 @@ Result<json::Value> load_config_json(const std::string& name_or_path) {
 }
 
 Status synthesise(const json::Value& config_json, const SynthOptions& options, ThreadPool& pool) {
-  const ModelConfig config = HADAL_TRY(parse_config(json::dump(config_json), "config"));
+  const ModelConfig config = HADAL_TRY(parse_config(json::dump(config_json), options.config_name));
   const bool is_dspark = config.dspark_markov_rank > 0;
   const Draft draft = is_dspark ? Draft::kDspark : config.n_mtp_layers > 0 ? Draft::kMtp : Draft::kNone;
   const int n_draft = is_dspark ? 3 : config.n_mtp_layers;
-  const ReleaseKind kind{.fp8 = config.expert_dtype != "bf16", .fp4_experts = config.expert_dtype != "fp8",
-                         .f32_scales = config.expert_dtype == "fp8"};
-  if (kind.fp8 && kind.fp4_experts && (config.dim % 32 != 0 || config.moe_inter_dim % 32 != 0))
-    return Error{Code::kUnsupported, fmt::format("config: FP4 experts: expected hidden_size and moe_intermediate_size to be "
-                                                 "multiples of 32, found {} and {}", config.dim, config.moe_inter_dim)};
+  HADAL_TRY(check_draft_ratios(config, draft, n_draft, options.config_name));
+  const ReleaseKind kind = release_kind(config);
+  if (kind.experts == Dtype::kI8 && (config.dim % 32 != 0 || config.moe_inter_dim % 32 != 0))
+    return Error{Code::kUnsupported, fmt::format("{}: FP4 experts: expected hidden_size and moe_intermediate_size to be "
+                                                 "multiples of 32, found {} and {}", options.config_name, config.dim,
+                                                 config.moe_inter_dim)};
 
   std::vector<Task> tasks;
   int64_t total = 0;

@@ -46,6 +46,7 @@ struct Report {
   kv::Layout layout;
   std::string source;      // what the figures come from
   std::string incomplete;  // a partial download, in words
+  std::string disagreement;  // between config and tensors, in words; the tensors count
   std::vector<Shard> shards;
   std::string fingerprint;
 
@@ -93,12 +94,34 @@ int count(const ModelConfig& config, LayerKind kind) {
   return n;
 }
 
+// Lines of at most `width` characters, broken at spaces; all but the first indented.
+std::string wrapped(const std::string& text, size_t width, size_t indent) {
+  std::string out;
+  size_t line = 0;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t space = std::min(text.find(' ', begin), text.size());
+    const size_t n = space - begin;
+    if (line > 0 && line + 1 + n > width) {
+      out += "\n" + std::string(indent, ' ');
+      line = 0;
+    }
+    if (line > 0) out += ' ';
+    out.append(text, begin, n);
+    line += n + (line > 0);
+    begin = space + 1;
+  }
+  return out;
+}
+
 void print_table(const Report& r) {
   const ModelConfig& c = r.config;
-  const auto line = [](const std::string& name, const std::string& text) { fmt::print("{:<22}{}\n", name, text); };
+  const auto line = [](const std::string& name, const std::string& text) {
+    fmt::print("{:<22}{}\n", name, wrapped(text, 80 - 22, 22));
+  };
   line("DeepSeek V4", r.path);
   line("figures from", r.source);
-  if (r.summary.assumed_fp4) line("expert_dtype", "absent: FP4 experts assumed");
+  if (!r.summary.assumed.empty()) line("assumed", r.summary.assumed);
+  if (!r.disagreement.empty()) line("config disagrees", r.disagreement);
   if (!r.incomplete.empty()) line("download", "not complete: " + r.incomplete);
   fmt::print("\n");
   line("layers", fmt::format("{} of width {}, {} streams", c.n_layers, c.dim, c.hc_mult));
@@ -109,8 +132,8 @@ void print_table(const Report& r) {
   line("attention", fmt::format("{} heads x {} ({} rotated), window {}, {} output groups", c.n_heads, c.head_dim,
                                 c.rope_head_dim, c.window_size, c.o_groups));
   line("indexer", fmt::format("{} heads x {}, best {} entries", c.index_n_heads, c.index_head_dim, c.index_topk));
-  line("experts", fmt::format("{} of {} per token, width {}, 1 shared; {} hash-routed layers", c.n_activated_experts,
-                              c.n_routed_experts, c.moe_inter_dim, c.n_hash_layers));
+  line("experts", fmt::format("{} of {} per token, width {}, 1 shared, {} hash layer{}", c.n_activated_experts,
+                              c.n_routed_experts, c.moe_inter_dim, c.n_hash_layers, c.n_hash_layers == 1 ? "" : "s"));
   line("vocabulary", grouped(c.vocab_size));
   line("context", grouped(c.max_position_embeddings) + " tokens");
   line("draft", r.summary.n_draft_blocks ? fmt::format("{} x {}", r.summary.n_draft_blocks, draft_name(r.summary.draft))
@@ -173,6 +196,8 @@ void print_json(const Report& r) {
       {"bytes_per_token", r.summary.bytes_per_token},
       {"expert_bytes", r.summary.expert_bytes},
       {"assumed_fp4_experts", r.summary.assumed_fp4},
+      {"assumed", r.summary.assumed.empty() ? json::Value() : json::Value(r.summary.assumed)},
+      {"disagreement", r.disagreement.empty() ? json::Value() : json::Value(r.disagreement)},
       {"groups", std::move(groups)},
       {"kv_bytes_per_token", r.kv_bytes_per_token()},
       {"kv_bytes_at", std::move(kv_at)},
@@ -216,6 +241,23 @@ Status add_digests(const Checkpoint& checkpoint, Report& report) {
   return {};
 }
 
+// What the config says and the tensors do not bear out.
+std::string disagreement(const ModelConfig& config, const Checkpoint& checkpoint) {
+  const auto* expert = checkpoint.find("layers.0.ffn.experts.0.w1.weight");
+  const std::string found = expert->dtype == Dtype::kI8 ? "fp4" : expert->dtype == Dtype::kF8e4m3 ? "fp8"
+                            : expert->dtype == Dtype::kBf16 ? "bf16" : "f32";
+  std::string text;
+  if (!config.expert_dtype.empty() && config.expert_dtype != found)
+    text = fmt::format("expert_dtype {}, but the experts are {}", config.expert_dtype, found);
+  const Draft said = config.dspark_markov_rank > 0 ? Draft::kDspark : config.n_mtp_layers > 0 ? Draft::kMtp : Draft::kNone;
+  if (said != checkpoint.draft() || (said == Draft::kMtp && config.n_mtp_layers != checkpoint.n_draft_blocks()))
+    text += fmt::format("{}draft {}, but the tensors hold {}", text.empty() ? "" : "; ",
+                        said == Draft::kMtp ? fmt::format("{} x MTP", config.n_mtp_layers) : draft_name(said),
+                        checkpoint.n_draft_blocks() ? fmt::format("{} x {}", checkpoint.n_draft_blocks(), draft_name(checkpoint.draft()))
+                                                    : "none");
+  return text;
+}
+
 Result<Report> inspect(const std::string& path, bool digests) {
   Report report;
   report.path = path;
@@ -225,7 +267,8 @@ Result<Report> inspect(const std::string& path, bool digests) {
   if (is_directory(path)) {
     const auto files = checkpoint::list_files(path);
     if (files.ok() && files.value().missing.empty()) {
-      const auto checkpoint = HADAL_TRY(Checkpoint::open(path));
+      const auto checkpoint = HADAL_TRY(Checkpoint::open(path, report.config, files.value()));
+      report.disagreement = disagreement(report.config, checkpoint);
       report.config = checkpoint.config();
       report.summary = checkpoint::summarise(checkpoint);
       report.source = fmt::format("the headers of {} shard{}, all checked", checkpoint.shards().size(),
@@ -234,7 +277,7 @@ Result<Report> inspect(const std::string& path, bool digests) {
     } else if (files.ok()) {
       report.incomplete = files.value().incomplete();
     } else if (files.error().code == Code::kNotFound) {
-      report.incomplete = "no shard and no index";
+      report.incomplete = files.error().message.substr(path.size() + 2);  // without the path, shown above
     } else {
       return files.error();
     }
@@ -257,7 +300,7 @@ void add_inspect(CLI::App& app, int& exit_status) {
   auto options = std::make_shared<Options>();
   command->add_option("PATH", options->path, "checkpoint directory or config.json")->required();
   command->add_flag("--json", options->json, "one JSON object");
-  command->add_flag("--sha256", options->digests, "digests of the shards and a fingerprint of the model");
+  command->add_flag("--sha256", options->digests, "digests of the shards, and a fingerprint of the model: of shard names, digests and config.json");
   command->callback([options, &exit_status] {
     const auto report = inspect(options->path, options->digests);
     if (!report.ok()) {

@@ -1,14 +1,21 @@
 // The program: one subcommand per file.
 
 #include <signal.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <new>
 
 #include "base/file.h"
 #include "cli/commands.h"
 
 int main(int argc, char** argv) {
   hadal::install_map_guard();
+  std::set_new_handler([] {  // in any thread: one line instead of an abort
+    constexpr char kLine[] = "hadal: out of memory: an allocation was refused (ulimit -v?)\n";
+    [[maybe_unused]] const ssize_t written = ::write(2, kLine, sizeof kLine - 1);
+    ::_exit(1);
+  });
   signal(SIGPIPE, SIG_DFL);  // a reader that leaves (hadal run | head) ends us quietly
   CLI::App app{"hadal: DeepSeek V4 as published, on your own machine"};
   app.name("hadal");

@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "base/file.h"
 #include "cli/commands.h"
 #include "cli/terminal.h"
 
@@ -46,9 +47,14 @@ Status run_synth(const SynthCommand& command) {
   ThreadPool pool(command.threads > 0 ? command.threads : ThreadPool::default_threads());
   ProgressBar bar("writing");
   const checkpoint::SynthOptions options{
-      .directory = command.output, .seed = command.seed, .sparse = command.sparse,
+      .directory = command.output, .config_name = command.config, .seed = command.seed, .sparse = command.sparse,
       .progress = [&bar](int64_t done, int64_t total) { bar.update(done, total); }};
-  return checkpoint::synthesise(config, options, pool);
+  HADAL_TRY(checkpoint::synthesise(config, options, pool));
+  bar.clear();
+  if (!file_exists(command.output + "/tokenizer.json"))
+    fmt::print(stderr, "no tokenizer.json: it needs a vocabulary of at least {} (run and chat need it; verify and bench do not)\n",
+               checkpoint::kSynthVocab);
+  return {};
 }
 
 }  // namespace
@@ -56,12 +62,16 @@ Status run_synth(const SynthCommand& command) {
 void add_synth(CLI::App& app, int& exit_status) {
   CLI::App* command = app.add_subcommand("synth", "Write a random checkpoint in the release format");
   auto options = std::make_shared<SynthCommand>();
+  // An unsigned option takes "-5" for 2^64 - 5 otherwise.
+  const auto not_negative = [](const std::string& text) {
+    return text.starts_with('-') ? "expected a number from 0 on, found " + text : std::string();
+  };
   command->add_option("--config", options->config, "config.json, or flash, pro, ... (models/configs)")->required();
   command->add_option("-o,--output", options->output, "directory to write")->required();
   command->add_option("--layers", options->layers, "keep only the first N layers")->check(CLI::PositiveNumber);
   command->add_option("--experts", options->experts, "routed experts per layer")->check(CLI::PositiveNumber);
   command->add_option("--vocab", options->vocab, "vocabulary size")->check(CLI::PositiveNumber);
-  command->add_option("--seed", options->seed, "same seed, same bytes")->capture_default_str();
+  command->add_option("--seed", options->seed, "same seed, same bytes")->check(not_negative, "")->capture_default_str();
   command->add_option("--threads", options->threads, "threads (default: one per core)")->check(CLI::Range(1, 1024));
   command->add_flag("--sparse", options->sparse, "holes instead of values: all headers, no bytes on disk");
   command->callback([options, &exit_status] {
