@@ -1,5 +1,6 @@
-// Files written whole or not at all: bytes go to `path`.part, which finish() makes durable and renames. An
-// OutputFile that is destroyed before removes its part, so a failed or cancelled write leaves nothing behind.
+// Files written whole or not at all: bytes go to `path`.part, which finish() makes durable and
+// renames. An OutputFile that is destroyed before removes its part, so a failed or cancelled write
+// leaves nothing behind.
 //
 // Errors (kIo) name the file and the system's reason, a full disk among them. One thread per file.
 #pragma once

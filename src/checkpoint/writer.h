@@ -1,15 +1,17 @@
-// Writes a checkpoint directory: tensors in the order they are added, in shards of safetensors, with an index if
-// there is more than one. What synth, quantise and a trainer's export share.
+// Writes a checkpoint directory: tensors in the order they are added, in shards of safetensors,
+// with an index if there is more than one. What synth, quantise and a trainer's export share.
 //
 //   auto writer = HADAL_TRY(CheckpointWriter::create({.directory = out}));
-//   writer.add({"embed.weight", Dtype::kBf16, {vocab, dim}}, [&](int64_t first, int64_t n, std::byte* rows) { ... });
-//   HADAL_TRY(writer.write_tensors());
+//   writer.add({"embed.weight", Dtype::kBf16, {vocab, dim}}, [&](int64_t first, int64_t n,
+//   std::byte* rows) { ... }); HADAL_TRY(writer.write_tensors());
 //   HADAL_TRY(writer.write_text("tokenizer.json", text));
-//   HADAL_TRY(writer.finish(config));     // config.json: a directory without it is not a checkpoint
+//   HADAL_TRY(writer.finish(config));     // config.json: a directory without it is not a
+//   checkpoint
 //
-// Memory: one piece of rows (kPieceBytes), whatever the size of the model. Every file has a temporary name until
-// it is whole (base/output_file.h); a writer destroyed before finish() removes the files it wrote. A directory
-// that already holds part of a checkpoint is refused, and so is a disk with too little room. Errors name the file.
+// Memory: one piece of rows (kPieceBytes), whatever the size of the model. Every file has a
+// temporary name until it is whole (base/output_file.h); a writer destroyed before finish() removes
+// the files it wrote. A directory that already holds part of a checkpoint is refused, and so is a
+// disk with too little room. Errors name the file.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +26,9 @@
 namespace hadal::checkpoint {
 
 struct WriterOptions {
-  std::string directory;                        // created if need be
-  int64_t shard_bytes = int64_t{4} << 30;       // a larger tensor gets a shard of its own
-  bool sparse = false;                          // holes instead of values: producers are not called
+  std::string directory;                   // created if need be
+  int64_t shard_bytes = int64_t{4} << 30;  // a larger tensor gets a shard of its own
+  bool sparse = false;                     // holes instead of values: producers are not called
   std::function<void(int64_t done, int64_t total)> progress;  // bytes of tensors
 };
 
@@ -34,8 +36,9 @@ class CheckpointWriter {
  public:
   static constexpr int64_t kPieceBytes = int64_t{16} << 20;
 
-  // Rows [first, first + n) of a tensor, row-major, into `rows`. Rows run over the first dimension of a matrix;
-  // anything else is one row. Called with ascending pieces, tensor after tensor in the order of add().
+  // Rows [first, first + n) of a tensor, row-major, into `rows`. Rows run over the first dimension
+  // of a matrix; anything else is one row. Called with ascending pieces, tensor after tensor in the
+  // order of add().
   using Producer = std::function<Status(int64_t first, int64_t n, std::byte* rows)>;
 
   static Result<CheckpointWriter> create(WriterOptions options);
@@ -47,10 +50,11 @@ class CheckpointWriter {
   int64_t total_bytes() const { return total_bytes_; }  // of the tensors added
   int64_t n_tensors() const { return static_cast<int64_t>(entries_.size()); }
 
-  Status write_tensors();                                              // once, after the last add()
-  Status write_text(const std::string& name, std::string_view text);   // a further file, e.g. tokenizer.json
-  Status finish(const json::Value& config);                            // config.json, last
-  Status finish_with_text(std::string_view config_text);               // the same, byte for byte
+  Result<int64_t> write_tensors();  // once, after the last add(); number of shards
+  Status write_text(const std::string& name,
+                    std::string_view text);               // a further file, e.g. tokenizer.json
+  Status finish(const json::Value& config);               // config.json, last
+  Status finish_with_text(std::string_view config_text);  // the same, byte for byte
 
  private:
   struct Entry {
