@@ -176,6 +176,12 @@ void FileMap::populate(uint64_t begin, uint64_t size) const {
   (void)sink;
 }
 
+void FileMap::release(uint64_t begin, uint64_t size) const {
+  const uint64_t page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  const uint64_t first = (begin + page - 1) / page * page, end = std::min(size_, begin + size) / page * page;
+  if (first < end) ::madvise(const_cast<std::byte*>(data_) + first, end - first, MADV_DONTNEED);
+}
+
 uint64_t FileMap::resident_bytes() const {
   if (!data_) return 0;
   const uint64_t page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));

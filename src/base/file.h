@@ -32,6 +32,7 @@ class FileMap {
   const std::string& path() const { return path_; }
   Status unchanged() const;                              // kCorrupt: replaced or truncated since open
   void populate(uint64_t begin, uint64_t size) const;    // fault in [begin, begin + size) in one large step
+  void release(uint64_t begin, uint64_t size) const;     // the whole pages in it leave our memory; reading brings them back
   uint64_t resident_bytes() const;                       // by mincore
 
  private:

@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
   add_encode(app, exit_status);
   add_inspect(app, exit_status);
   add_parse(app, exit_status);
+  add_quantize(app, exit_status);
   add_run(app, exit_status);
   add_synth(app, exit_status);
   add_tokenize(app, exit_status);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -48,7 +49,7 @@ TEST(Program, UsageErrorsAreStatus2AndFailuresStatus1) {
   EXPECT_EQ(hadal("run --help").status, 0);
   for (const char* arguments :
        {"run -m /nonexistent -p hi", "inspect /nonexistent", "bench -m /nonexistent",
-        "synth --config nonexistent -o x", "tokenize --tokenizer /nonexistent",
+        "synth --config nonexistent -o x", "quantize /nonexistent -o x", "tokenize --tokenizer /nonexistent",
         "verify -m /nonexistent --golden /nonexistent"}) {
     const Outcome outcome = hadal(arguments);
     EXPECT_EQ(outcome.status, 1) << arguments;
@@ -127,6 +128,70 @@ TEST(Program, InspectAndBenchGiveJson) {
       json::parse(hadal("bench --json --repetitions 1 --prompt 8 --tokens 2 -m " + nano()).out);
   ASSERT_TRUE(bench.ok());
   EXPECT_GT(bench.value().find("decode")->find("tokens_per_s")->to_double(), 0);
+}
+
+TEST(Program, QuantizeTellsWhatItDidAndLeavesNothingWhenItCannot) {
+  const std::string output = temp_dir("quantize") + "/out";
+  const Outcome table = hadal("quantize " + nano() + " --experts fp8 -o " + output);
+  EXPECT_EQ(table.status, 0) << table.err;
+  EXPECT_NE(table.out.find("routed experts"), std::string::npos) << table.out;
+  EXPECT_NE(table.out.find("exact"), std::string::npos) << table.out;
+  EXPECT_EQ(table.err, "");
+  const Outcome again = hadal("quantize " + nano() + " -o " + output);
+  EXPECT_EQ(again.status, 1);
+  EXPECT_EQ(again.err, "hadal: " + output + ": already holds config.json; expected a new directory\n");
+  const auto figures = json::parse(hadal("quantize " + output + " --json -o " + output + "2").out);
+  ASSERT_TRUE(figures.ok());
+  const json::Value* experts = figures.value().find("groups")->find("routed experts");
+  EXPECT_EQ(experts->find("converted")->to_int64(), experts->find("tensors")->to_int64());
+  EXPECT_EQ(figures.value().find("total")->find("saturated")->to_int64(), 0);
+  EXPECT_EQ(read_file(nano() + "/tokenizer.json").value(), read_file(output + "2/tokenizer.json").value());
+  EXPECT_EQ(hadal("run -m " + output + "2 -p Hi --raw -n 2").status, 0);
+
+  EXPECT_EQ(hadal("quantize /nonexistent -o " + output + "3").status, 1);
+  EXPECT_FALSE(is_directory(output + "3"));
+  EXPECT_EQ(hadal("quantize " + nano()).status, 2);
+  EXPECT_EQ(hadal("quantize " + nano() + " -o x --experts int4").status, 2);
+}
+
+// A limit on file sizes stands for a full disk: write() fails half way.
+TEST(Program, QuantizeOnAFullDiskIsOneLineAndNoFiles) {
+  const std::string directory = temp_dir("full"), output = directory + "/out";
+  const std::string command = "trap '' XFSZ; ulimit -f 100; exec " + std::string(HADAL_PROGRAM) + " quantize " + nano() +
+                              " -o " + output + " 2>&1 | cat >" + directory + "/said";
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 0);
+  const std::string said = read_file(directory + "/said").value();
+  EXPECT_TRUE(said.starts_with("hadal: " + output + "/model.safetensors: cannot write: ")) << said;
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
+  EXPECT_TRUE(std::filesystem::is_empty(output));
+}
+
+TEST(Program, TokenizeLearnsAVocabulary) {
+  const std::string directory = temp_dir("train"), file = directory + "/tokenizer.json";
+  std::string lines;
+  for (int i = 0; i < 50; ++i) lines += "{\"text\": \"the cat sat on the mat, the hat of 1234 cats\"}\n";
+  const Outcome trained = hadal("tokenize --train --vocab 290 --single-digits -o " + file, lines);
+  EXPECT_EQ(trained.status, 0) << trained.err;
+  EXPECT_EQ(trained.out, "");
+  EXPECT_NE(trained.err.find("290 tokens from 2200 bytes"), std::string::npos) << trained.err;
+  const std::string ids = hadal("tokenize --tokenizer " + file, "{\"text\": \"the cat 12\"}\n").out;
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), ','), 4) << ids;  // "the", " cat", " ", "1", "2"
+  EXPECT_EQ(hadal("tokenize --decode --tokenizer " + file, ids).out, "{\"text\":\"the cat 12\"}\n");
+
+  EXPECT_EQ(hadal("tokenize --train --vocab 290 -o " + file, lines).status, 1);  // not over another
+  std::ofstream(directory + "/plain.txt") << lines;
+  std::ofstream(directory + "/lines.jsonl") << lines;
+  EXPECT_EQ(hadal("tokenize --train --vocab 290 --single-digits -o " + file + "2 " + directory + "/lines.jsonl").status, 0);
+  EXPECT_EQ(read_file(file).value(), read_file(file + "2").value());
+  EXPECT_EQ(hadal("tokenize --train --vocab 290 -o " + file + "3 " + directory + "/plain.txt").status, 0);
+  const Outcome bad = hadal("tokenize --train --vocab 290 -o " + file + "4", lines + "{}\n");
+  EXPECT_EQ(bad.err, "hadal: standard input: line 51: expected {\"text\": ...}\n");
+  EXPECT_EQ(hadal("tokenize --train --vocab 4000 -o " + file + "5", lines).status, 1);
+  EXPECT_FALSE(file_exists(file + "5"));
+  EXPECT_EQ(hadal("tokenize").status, 2);
+  EXPECT_EQ(hadal("tokenize --train -o " + file + "6").status, 2);
+  EXPECT_EQ(hadal("tokenize --vocab 290 --tokenizer " + file).status, 2);
+  EXPECT_EQ(hadal("tokenize --train --vocab 100 -o " + file + "6").status, 2);
 }
 
 }  // namespace
