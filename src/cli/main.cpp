@@ -26,6 +26,7 @@ int main(int argc, char** argv) {
   using namespace hadal::cli;
   add_bench(app, exit_status);
   add_chat(app, exit_status);
+  add_data(app, exit_status);
   add_encode(app, exit_status);
   add_inspect(app, exit_status);
   add_parse(app, exit_status);

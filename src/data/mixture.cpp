@@ -1,0 +1,136 @@
+#include "data/mixture.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "data/story.h"
+#include "text/templates.h"
+
+namespace hadal::data {
+namespace {
+
+constexpr int kBytesPerToken = 3;       // at least, in English under a small vocabulary
+constexpr int kShortestFill = 24;       // tokens worth filling with text
+constexpr int kDraws = 6;               // documents tried for the rest of a row before it is filled with text
+constexpr std::string_view kRules = "list number logic text json word";
+constexpr std::string_view kTalks = "chat talk word list number text json logic story";
+
+}  // namespace
+
+std::vector<std::string> Mixture::names() { return {"base", "long", "agent", "sft"}; }
+
+Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tokenizer, const Corpus* corpus) {
+  Mixture m;
+  m.tokenizer_ = tokenizer;
+  m.corpus_ = corpus;
+  const auto tasks = [](int share, Form form, bool thinking, std::string_view kinds, int typical) {
+    return Component{.part = Part::kTasks, .share = share, .form = form, .thinking = thinking, .kinds = kinds, .families = {}, .typical = typical};
+  };
+  // Chat form of "chat" and "talk" where others are plain text: conversations have no other form worth learning.
+  if (name == "base") {
+    m.components_ = {{.part = Part::kEnglish, .share = 33, .kinds = {}, .families = {}, .typical = 220}, {.part = Part::kStory, .share = 12, .kinds = {}, .families = {}, .typical = 85},
+                     {.part = Part::kPairs, .share = 12, .kinds = {}, .families = {}, .typical = 250}, tasks(8, Form::kText, false, "recall", 200),
+                     tasks(13, Form::kText, false, kRules, 50), tasks(12, Form::kText, true, kRules, 100), tasks(5, Form::kChat, false, kTalks, 90), tasks(5, Form::kChat, true, kTalks, 130)};
+  } else if (name == "long" || name == "agent") {
+    const bool agent = name == "agent";
+    m.components_ = {{.part = Part::kEnglish, .share = agent ? 20 : 25, .kinds = {}, .families = {}, .typical = 300}, {.part = Part::kStory, .share = 8, .kinds = {}, .families = {}, .typical = 85},
+                     {.part = Part::kPairs, .share = agent ? 7 : 12, .kinds = {}, .families = {}, .typical = 700}, tasks(agent ? 8 : 13, Form::kText, false, "recall", 500), tasks(5, Form::kChat, true, "recall", 500),
+                     tasks(6, Form::kText, false, kRules, 50), tasks(6, Form::kText, true, kRules, 100), tasks(5, Form::kChat, false, kTalks, 90), tasks(5, Form::kChat, true, kTalks, 130),
+                     tasks(agent ? 15 : 8, Form::kChat, true, "tool", 800), tasks(agent ? 15 : 7, Form::kChat, false, "tool", 700)};
+  } else if (name == "sft") {
+    m.components_ = {tasks(15, Form::kSft, true, kTalks, 130), tasks(10, Form::kSft, true, kRules, 110), tasks(10, Form::kSft, true, "recall", 500),
+                     tasks(20, Form::kSft, false, kTalks, 90), tasks(10, Form::kSft, false, kRules, 60), tasks(5, Form::kSft, false, "recall", 500),
+                     tasks(16, Form::kSft, true, "tool", 800), tasks(14, Form::kSft, false, "tool", 700)};
+  } else {
+    return Error{Code::kNotFound, fmt::format("mixture: expected one of {}, found {}", join(names()), name)};
+  }
+  for (Component& component : m.components_) {
+    if (component.part == Part::kEnglish && !corpus) component.part = Part::kStory;
+    if (component.part != Part::kTasks) continue;
+    for (const Family& family : families())
+      if (!family.held_out && fmt::format(" {} ", component.kinds).find(" " + family.kind + " ") != std::string::npos) component.families.push_back(&family);
+    HADAL_CHECK(!component.families.empty());
+  }
+  if (tokenizer) {
+    const auto eos = tokenizer->id_of(text::kEos);
+    if (!eos || !tokenizer->id_of(text::kBos)) return Error{Code::kUnsupported, "the tokenizer lacks the begin or end of sentence token of V4"};
+    m.padding_ = *eos;
+  }
+  return m;
+}
+
+Rendering Mixture::draw(const Component& component, Rng& rng, int length) const {
+  switch (component.part) {
+    case Part::kEnglish:
+      return render_text(corpus_->sample(rng, Split::kTrain, static_cast<size_t>(std::min(length, 600) * kBytesPerToken)));
+    case Part::kStory: return render_text(make_story(rng).text);
+    case Part::kPairs: return render_pairs(rng, rng.range(60, std::max(61, std::min(length * 3 / 4, 1500))));
+    case Part::kTasks: break;
+  }
+  const Family& family = *rng.pick(component.families);
+  int hardest = family.trained;
+  if (family.kind == "recall")  // the distance must fit into the row: 256 into 512, 512 into 1024, ...
+    hardest = length >= 4096 ? 6 : length >= 2048 ? 5 : length >= 1024 ? 4 : length >= 512 ? 3 : 1;
+  const int difficulty = static_cast<int>(rng.below(static_cast<size_t>(hardest + 1)));
+  const Result<Task> task = make_task({family.id, Split::kTrain, rng.next(), difficulty});
+  HADAL_CHECK(task.ok());  // the tests make every family at every difficulty
+  // Reasoning to the utmost costs a long instruction in the prompt; one in eight is enough to know it.
+  const Mode mode = !component.thinking ? Mode::kPlain : component.form == Form::kSft && rng.chance(12) ? Mode::kMax : Mode::kHigh;
+  return render(task.value(), mode, component.form);
+}
+
+Rendering Mixture::document(Rng& rng, int length) const {
+  // Shares count tokens; a document of few tokens must be drawn more often.
+  int total = 0;
+  const auto odds = [](const Component& c) { return 100000 * c.share / c.typical; };
+  for (const Component& component : components_) total += odds(component);
+  int at = static_cast<int>(rng.below(static_cast<size_t>(total)));
+  for (const Component& component : components_) {
+    if (at < odds(component)) return draw(component, rng, length);
+    at -= odds(component);
+  }
+  return draw(components_.back(), rng, length);
+}
+
+Row Mixture::row(uint64_t seed, uint64_t step, uint64_t row_index, int length) const {
+  HADAL_CHECK(tokenizer_ && length > 1);
+  Rng rng(combine(combine(seed, step), row_index));
+  Row row;
+  const auto size = static_cast<size_t>(length);
+  row.ids.reserve(size);
+  const auto put = [&](const Document& document, size_t n) {
+    const auto begin = static_cast<int32_t>(row.ids.size());
+    for (size_t i = 0; i < n; ++i) {
+      row.ids.push_back(document.ids[i]);
+      row.documents.push_back(begin);
+      row.weights.push_back(i + 1 < n ? document.weights[i + 1] : 0);
+    }
+  };
+  for (int tries = 0; row.ids.size() < size && tries < kDraws;) {
+    const Document document = tokenize(this->document(rng, length), *tokenizer_);
+    if (document.ids.size() <= size - row.ids.size()) {
+      put(document, document.ids.size());
+      tries = 0;
+    } else {
+      ++tries;
+    }
+  }
+  // The rest: text cut to fit, where the mixture has text.
+  if (const size_t left = size - row.ids.size(); left >= kShortestFill && components_[0].part != Part::kTasks) {
+    std::string text;
+    while (text.size() < left * 5) {
+      if (!text.empty()) text += "\n\n";
+      text += corpus_ ? std::string(corpus_->sample(rng, Split::kTrain, left * 5)) : make_story(rng).text;
+    }
+    const Document document = tokenize(render_text(text), *tokenizer_);
+    put(document, std::min(left, document.ids.size()));
+  }
+  if (const size_t left = size - row.ids.size(); left > 0) {
+    const Document padding{.ids = std::vector<TokenId>(left, padding_), .weights = std::vector<float>(left, 0)};
+    put(padding, left);
+  }
+  return row;
+}
+
+}  // namespace hadal::data
