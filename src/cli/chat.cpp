@@ -22,9 +22,12 @@
 #include "cli/commands.h"
 #include "cli/dialogue.h"
 #include "cli/terminal.h"
+#include "data/family.h"
 
 namespace hadal::cli {
 namespace {
+
+constexpr int kMaxRounds = 32;  // tool calls in a row before the user is asked again
 
 constexpr const char* kHelp =
     "  /think [low|high|max]  think before answering (high)   /nothink  answer at once\n"
@@ -46,10 +49,11 @@ class LineReader {
     history(history_, &event, H_SETSIZE, 1000);
     history(history_, &event, H_SETUNIQUE, 1);
     el_set(edit_, EL_HIST, history, history_);
-    el_set(edit_, EL_PROMPT, +[](EditLine*) -> char* {
-      static char prompt[] = "> ";
-      return prompt;
-    });
+    el_set(
+        edit_, EL_PROMPT, +[](EditLine*) -> char* {
+          static char prompt[] = "> ";
+          return prompt;
+        });
     el_set(edit_, EL_EDITOR, "emacs");
     el_set(edit_, EL_SIGNAL, 0);
     el_source(edit_, nullptr);
@@ -117,6 +121,14 @@ class Chat {
   Chat(Dialogue& dialogue, Think think, std::string system, bool interactive)
       : dialogue_(dialogue), think_(think), system_(std::move(system)), interactive_(interactive) {}
 
+  // From now on the model has the tools of a generated environment, and its calls are run there.
+  void enter(const data::Task& task) {
+    if (system_.empty()) system_ = task.system;
+    tools_ = task.tools;
+    start_ = task.environment;
+    world_ = start_->clone();
+  }
+
   // false: the user wants to leave.
   bool line(const std::string& text) {
     if (text.empty()) return true;
@@ -126,7 +138,10 @@ class Chat {
     }
     const size_t space = text.find(' ');
     const std::string command = text.substr(0, space);
-    const std::string argument = space == std::string::npos ? "" : text.substr(text.find_last_not_of(' ') < space ? text.size() : text.find_first_not_of(' ', space));
+    const std::string argument =
+        space == std::string::npos
+            ? ""
+            : text.substr(text.find_last_not_of(' ') < space ? text.size() : text.find_first_not_of(' ', space));
     if (command == "/quit" || command == "/exit") return false;
     if (command == "/help") {
       fmt::print("{}\n", kHelp);
@@ -142,6 +157,7 @@ class Chat {
       note(system_.empty() ? "no system message" : "system message set; it holds from the next turn on");
     } else if (command == "/reset") {
       messages_.clear();
+      if (start_) world_ = start_->clone();
       dialogue_.forget();
       note("a new conversation");
     } else if (command == "/save" || command == "/load") {
@@ -149,7 +165,8 @@ class Chat {
         note(command + ": expected a file name");
       } else {
         const Status status = command == "/save" ? save(argument) : load(argument);
-        note(status.ok() ? fmt::format("{} messages {} {}", messages_.size(), command == "/save" ? "saved to" : "loaded from", argument)
+        note(status.ok() ? fmt::format("{} messages {} {}", messages_.size(),
+                                       command == "/save" ? "saved to" : "loaded from", argument)
                          : status.error().message);
       }
     } else {
@@ -161,7 +178,9 @@ class Chat {
   bool failed() const { return failed_; }
 
  private:
-  void note(const std::string& text) const { fmt::print("{}{}{}\n", interactive_ ? "\x1b[2m" : "", text, interactive_ ? "\x1b[0m" : ""); }
+  void note(const std::string& text) const {
+    fmt::print("{}{}{}\n", interactive_ ? "\x1b[2m" : "", text, interactive_ ? "\x1b[0m" : "");
+  }
   void set_think(Think think) {
     think_ = think;
     note(think == Think::kOff ? "thinking off" : fmt::format("thinking {}", think_name(think)));
@@ -169,37 +188,69 @@ class Chat {
 
   json::Array with_system() const {
     json::Array all;
-    if (!system_.empty()) all.push_back(json::Object{{"role", "system"}, {"content", system_}});
+    if (!system_.empty() || !tools_.is_null()) {
+      json::Object system{{"role", "system"}, {"content", system_}};
+      if (!tools_.is_null()) system.emplace_back("tools", tools_);
+      all.push_back(std::move(system));
+    }
     all.insert(all.end(), messages_.begin(), messages_.end());
     return all;
   }
 
+  // Asks until the model answers without calling a tool.
   void say(const std::string& text) {
+    const size_t before = messages_.size();
     messages_.push_back(json::Object{{"role", "user"}, {"content", text}});
+    clear_interrupt();
+    for (int round = 0; round < kMaxRounds; ++round) {
+      const auto answer = one_answer();
+      if (!answer.ok()) {
+        messages_.resize(before);
+        failed_ = true;
+        fmt::print(stderr, "hadal: {}\n", answer.error().message);
+        return;
+      }
+      const std::vector<text::ToolCall>& calls = answer.value().tool_calls;
+      json::Value message = text::to_json({answer.value().reasoning, answer.value().content, calls});
+      for (json::Value& call : message.find("tool_calls")->as_array())
+        call.set("id", fmt::format("call_{}", ++n_calls_));
+      messages_.push_back(std::move(message));
+      if (calls.empty() || interrupted()) break;
+      for (size_t i = 0; i < calls.size(); ++i)
+        messages_.push_back(json::Object{{"role", "tool"},
+                                         {"tool_call_id", fmt::format("call_{}", n_calls_ - calls.size() + i + 1)},
+                                         {"content", run_tool(calls[i])}});
+    }
+    if (interactive_) fmt::print("\n");
+  }
+
+  Result<Dialogue::Answer> one_answer() {
     bool in_reasoning = false;
     const auto dim = [&](bool on) {
       if (on == in_reasoning) return;
       in_reasoning = on;
       fmt::print("{}", on ? (interactive_ ? "\x1b[2m" : "") : (interactive_ ? "\x1b[0m\n\n" : "\n\n"));
     };
-    clear_interrupt();
-    const auto answer = dialogue_.answer(with_system(), think_, [&](bool is_reasoning, const std::string& piece) {
+    auto answer = dialogue_.answer(with_system(), think_, [&](bool is_reasoning, const std::string& piece) {
       dim(is_reasoning);
       fmt::print("{}", interactive_ ? printable(piece) : piece);
       std::fflush(stdout);
     });
     if (in_reasoning) fmt::print("{}", interactive_ ? "\x1b[0m" : "");
-    if (!answer.ok()) {
-      messages_.pop_back();
-      failed_ = true;
-      fmt::print(stderr, "hadal: {}\n", answer.error().message);
-      return;
-    }
+    if (!answer.ok()) return answer;
     fmt::print("\n");
     note(Dialogue::statistics(answer.value().completion));
-    if (interactive_) fmt::print("\n");
-    messages_.push_back(json::Object{{"role", "assistant"}, {"content", answer.value().content},
-                                     {"reasoning_content", answer.value().reasoning}});
+    return answer;
+  }
+
+  // The result, or what is wrong with the call: both are what the model reads next.
+  std::string run_tool(const text::ToolCall& call) {
+    const auto arguments = json::parse(call.arguments);
+    const std::string result = !world_           ? R"({"error": "there are no tools"})"
+                               : !arguments.ok() ? R"({"error": "the arguments are not JSON"})"
+                                                 : world_->call(call.name, arguments.value());
+    note(printable(fmt::format("{} {}\n  = {}", call.name, call.arguments, result)));
+    return result;
   }
 
   // JSON lines, one message each, the system message first.
@@ -208,7 +259,8 @@ class Chat {
     for (const json::Value& message : with_system()) text += json::dump(message) + "\n";
     std::FILE* file = std::fopen(path.c_str(), "wb");
     const bool ok = file && std::fwrite(text.data(), 1, text.size(), file) == text.size();
-    if ((file && std::fclose(file) != 0) || !ok) return Error{Code::kIo, fmt::format("{}: cannot write: {}", path, std::strerror(errno))};
+    if ((file && std::fclose(file) != 0) || !ok)
+      return Error{Code::kIo, fmt::format("{}: cannot write: {}", path, std::strerror(errno))};
     return {};
   }
 
@@ -225,7 +277,8 @@ class Chat {
       const json::Value* role = parsed.ok() ? parsed.value().find("role") : nullptr;
       const json::Value* content = parsed.ok() ? parsed.value().find("content") : nullptr;
       if (!role || !role->is_string() || !content || !content->is_string())
-        return Error{Code::kCorrupt, fmt::format("{}: line {}: expected a message with role and content", path, number)};
+        return Error{Code::kCorrupt,
+                     fmt::format("{}: line {}: expected a message with role and content", path, number)};
       if (number == 1 && role->as_string() == "system") {
         system = content->as_string();
       } else {
@@ -244,18 +297,42 @@ class Chat {
   bool interactive_;
   bool failed_ = false;
   json::Array messages_;
+  size_t n_calls_ = 0;
+  json::Value tools_;  // null without a world
+  std::shared_ptr<const data::Environment> start_;
+  std::unique_ptr<data::Environment> world_;
 };
 
-Result<int> chat(const ModelOptions& options, const std::string& system) {
+struct ChatOptions {
+  ModelOptions model;
+  std::string system, world;
+  uint64_t world_seed = 1;
+};
+
+Result<int> chat(const ChatOptions& all) {
+  const ModelOptions& options = all.model;
+  std::optional<data::Task> task;
+  if (!all.world.empty()) {
+    task = HADAL_TRY(data::make_task(
+        {.environment = all.world, .split = data::Split::kTest, .seed = all.world_seed, .difficulty = 0}));
+    if (!task->environment)
+      return Error{Code::kInvalid,
+                   all.world + ": expected an environment with tools (hadal data list), found one without"};
+  }
   auto dialogue = HADAL_TRY(Dialogue::open(options));
   LineReader reader;
   const Think think = HADAL_TRY(think_by_name(options.think));
   if (reader.interactive()) {
-    fmt::print("{}, {} threads, {}; /help lists the commands\n", options.model, dialogue->engine().n_threads(), dialogue->engine().isa().name);
+    fmt::print("{}, {} threads, {}; /help lists the commands\n", options.model, dialogue->engine().n_threads(),
+               dialogue->engine().isa().name);
     if (dialogue->engine().defaults().untrained)
       fmt::print("\x1b[1mThis model is untrained: its weights are random, and so is what it says.\x1b[0m\n");
   }
-  Chat conversation(*dialogue, think, system, reader.interactive());
+  Chat conversation(*dialogue, think, all.system, reader.interactive());
+  if (task) {
+    conversation.enter(*task);
+    if (reader.interactive()) fmt::print("The model has tools here. For example, ask: {}\n", task->turns.at(0).user);
+  }
   while (const auto line = reader.next())
     if (!conversation.line(*line)) break;
   return conversation.failed() && !reader.interactive() ? 1 : 0;
@@ -265,16 +342,16 @@ Result<int> chat(const ModelOptions& options, const std::string& system) {
 
 void add_chat(CLI::App& app, int& exit_status) {
   CLI::App* command = app.add_subcommand("chat", "Talk with the model");
-  struct Options {
-    ModelOptions model;
-    std::string system;
-  };
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ChatOptions>();
   add_model_options(*command, options->model);
   command->add_option("--system", options->system, "system message")->type_name("TEXT");
+  command
+      ->add_option("--world", options->world, "give the model the tools of a generated environment (hadal data list)")
+      ->type_name("ID");
+  command->add_option("--world-seed", options->world_seed, "which one of it (1)")->type_name("N");
   command->callback([options, &exit_status] {
     install_interrupt_handler();
-    const auto status = chat(options->model, options->system);
+    const auto status = chat(*options);
     exit_status = status.ok() ? status.value() : report_failure(status.error());
   });
 }

@@ -12,6 +12,7 @@ void add_bench(CLI::App& app, int& exit_status);
 void add_chat(CLI::App& app, int& exit_status);
 void add_data(CLI::App& app, int& exit_status);
 void add_encode(CLI::App& app, int& exit_status);
+void add_eval(CLI::App& app, int& exit_status);
 void add_inspect(CLI::App& app, int& exit_status);
 void add_parse(CLI::App& app, int& exit_status);
 void add_quantize(CLI::App& app, int& exit_status);

@@ -54,24 +54,18 @@ void add_model_options(CLI::App& command, ModelOptions& o) {
   add_model_option(command, o.model);
   option("--think", o.think, "HOW", "off, low, high or max (high)")
       ->check(quiet(CLI::IsMember({"off", "low", "high", "max"})));
-  option("-n,--max-tokens", o.max_tokens, "N", "at most so many tokens")
-      ->check(quiet(CLI::PositiveNumber));
-  option("--temp", o.temperature, "T", "temperature, 0: greedy (the model's)")
-      ->check(quiet(CLI::Range(0.0, 100.0)));
-  option("--top-p", o.top_p, "P", "likeliest tokens that sum to P (the model's)")
-      ->check(quiet(CLI::Range(0.0, 1.0)));
-  option("--top-k", o.top_k, "K", "the K likeliest tokens (all)")
-      ->check(quiet(CLI::NonNegativeNumber));
-  option("--min-p", o.min_p, "P", "tokens from P times the likeliest's share on")
-      ->check(quiet(CLI::Range(0.0, 1.0)));
+  option("-n,--max-tokens", o.max_tokens, "N", "at most so many tokens")->check(quiet(CLI::PositiveNumber));
+  option("--temp", o.temperature, "T", "temperature, 0: greedy (the model's)")->check(quiet(CLI::Range(0.0, 100.0)));
+  option("--top-p", o.top_p, "P", "likeliest tokens that sum to P (the model's)")->check(quiet(CLI::Range(0.0, 1.0)));
+  option("--top-k", o.top_k, "K", "the K likeliest tokens (all)")->check(quiet(CLI::NonNegativeNumber));
+  option("--min-p", o.min_p, "P", "tokens from P times the likeliest's share on")->check(quiet(CLI::Range(0.0, 1.0)));
   option("--repetition-penalty", o.repetition_penalty, "R", "divides what was seen (1)");
   option("--frequency-penalty", o.frequency_penalty, "F", "per earlier use (0)");
   option("--presence-penalty", o.presence_penalty, "F", "if used before (0)");
   option("--seed", o.seed, "N", "same seed, same text")->check(quiet(CLI::NonNegativeNumber));
   option("--stop", o.stop, "TEXT", "end before this text; may be repeated");
   option("--threads", o.threads, "N", "(one per core)")->check(quiet(CLI::Range(1, 1024)));
-  option("--chunk", o.chunk, "N", "prompt tokens per call (512)")
-      ->check(quiet(CLI::Range(1, 65536)));
+  option("--chunk", o.chunk, "N", "prompt tokens per call (512)")->check(quiet(CLI::Range(1, 65536)));
   option("--numerics", o.numerics, "NAME", "faithful or exact (faithful)")
       ->check(quiet(CLI::IsMember({"faithful", "exact"})));
   option("--isa", o.isa, "NAME", "reference, avx2, avx512 or auto (auto)")
@@ -85,9 +79,8 @@ Result<std::unique_ptr<Dialogue>> Dialogue::open(const ModelOptions& options) {
   dialogue->options_ = options;
   // Before the weights: without a tokenizer there is nothing to say.
   if (is_directory(options.model) && !file_exists(options.model + "/tokenizer.json"))
-    return Error{
-        Code::kNotFound,
-        options.model + ": expected a tokenizer.json (verify and bench do without), found none"};
+    return Error{Code::kNotFound,
+                 options.model + ": expected a tokenizer.json (verify and bench do without), found none"};
   ProgressBar bar("loading weights");
   engine::OpenProgress progress;
   progress.plan = [](const checkpoint::Plan& plan) {
@@ -96,27 +89,21 @@ Result<std::unique_ptr<Dialogue>> Dialogue::open(const ModelOptions& options) {
   };
   progress.warm_up = [&bar](int64_t done, int64_t total) { bar.update(done, total); };
   progress.cancel = &g_interrupted;
-  dialogue->engine_ = HADAL_TRY(engine::Engine::open(
-      {.model = options.model,
-       .numerics = options.numerics == "exact" ? Numerics::kExact : Numerics::kFaithful,
-       .isa = options.isa,
-       .threads = options.threads},
-      progress));
+  dialogue->engine_ =
+      HADAL_TRY(engine::Engine::open({.model = options.model,
+                                      .numerics = options.numerics == "exact" ? Numerics::kExact : Numerics::kFaithful,
+                                      .isa = options.isa,
+                                      .threads = options.threads},
+                                     progress));
   bar.clear();
-  dialogue->tokenizer_ =
-      std::make_unique<text::Tokenizer>(HADAL_TRY(text::Tokenizer::load(options.model)));
+  dialogue->tokenizer_ = std::make_unique<text::Tokenizer>(HADAL_TRY(text::Tokenizer::load(options.model)));
   if (dialogue->tokenizer_->size() > dialogue->engine_->config().vocab_size)
     return Error{Code::kCorrupt,
-                 fmt::format("{}/tokenizer.json: expected at most {} tokens (vocab_size), found {}",
-                             options.model, dialogue->engine_->config().vocab_size,
-                             dialogue->tokenizer_->size())};
-  dialogue->encoding_ = options.encoding == "auto"
-                            ? text::encoding_of_checkpoint(options.model)
-                            : HADAL_TRY(text::encoding_by_name(options.encoding));
-  for (const char* name :
-       {text::kBos, text::kEos, text::kUser, text::kAssistant, text::kLatestReminder,
-        "<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", "<｜action｜>", "<｜query｜>",
-        "<｜authority｜>", "<｜domain｜>", "<｜title｜>", "<｜read_url｜>", "<｜extracted_url｜>"})
+                 fmt::format("{}/tokenizer.json: expected at most {} tokens (vocab_size), found {}", options.model,
+                             dialogue->engine_->config().vocab_size, dialogue->tokenizer_->size())};
+  dialogue->encoding_ = options.encoding == "auto" ? text::encoding_of_checkpoint(options.model)
+                                                   : HADAL_TRY(text::encoding_by_name(options.encoding));
+  for (const char* name : text::kTurnStarts)
     if (const auto id = dialogue->tokenizer_->id_of(name)) dialogue->turn_ends_.push_back(*id);
   dialogue->session_ = std::make_unique<engine::Session>(*dialogue->engine_);
   const auto& defaults = dialogue->engine_->defaults();
@@ -133,8 +120,7 @@ Result<std::unique_ptr<Dialogue>> Dialogue::open(const ModelOptions& options) {
   return dialogue;
 }
 
-Result<Dialogue::Answer> Dialogue::answer(const json::Array& messages, Think think,
-                                          const Sink& sink) {
+Result<Dialogue::Answer> Dialogue::answer(const json::Array& messages, Think think, const Sink& sink) {
   text::EncodeOptions options;
   options.encoding = encoding_;
   options.thinking_mode = think == Think::kOff ? "chat" : "thinking";
@@ -142,8 +128,7 @@ Result<Dialogue::Answer> Dialogue::answer(const json::Array& messages, Think thi
   if (think == Think::kMax || think == Think::kHigh || (think == Think::kLow && is_0731))
     options.reasoning_effort = think_name(think);
   const auto encoded = text::encode_prompt(messages, options);
-  if (const auto* error = std::get_if<text::EncodeError>(&encoded))
-    return Error{Code::kInvalid, error->message};
+  if (const auto* error = std::get_if<text::EncodeError>(&encoded)) return Error{Code::kInvalid, error->message};
   const auto& prompt = std::get<text::EncodedPrompt>(encoded);
   // The header begins with a special token, so the ids of both parts are those of the whole.
   const std::string_view whole(prompt.text);
@@ -159,8 +144,8 @@ Result<Dialogue::Answer> Dialogue::complete(const std::string& text, const Sink&
   return generate(ids, -1, false, false, sink);
 }
 
-Result<Dialogue::Answer> Dialogue::generate(const std::vector<TokenId>& ids, int64_t snapshot_at,
-                                            bool parse, bool thinking, const Sink& sink) {
+Result<Dialogue::Answer> Dialogue::generate(const std::vector<TokenId>& ids, int64_t snapshot_at, bool parse,
+                                            bool thinking, const Sink& sink) {
   Answer answer;
   // Without --seed no two answers are alike, not even to the same question after /reset.
   if (options_.seed < 0) sampling_.seed = std::random_device{}();
@@ -198,8 +183,7 @@ Result<Dialogue::Answer> Dialogue::generate(const std::vector<TokenId>& ids, int
           },
       .token =
           [&](const sample::Choice& choice) {
-            if (parse &&
-                std::find(turn_ends_.begin(), turn_ends_.end(), choice.token) != turn_ends_.end())
+            if (parse && std::find(turn_ends_.begin(), turn_ends_.end(), choice.token) != turn_ends_.end())
               return false;
             take(stops.feed(decoder.feed(choice.token)));
             return !stops.stopped();
@@ -217,22 +201,23 @@ Result<Dialogue::Answer> Dialogue::generate(const std::vector<TokenId>& ids, int
     std::vector<text::Delta> rest;
     const bool ended = answer.completion.finish == engine::Finish::kStop && !stops.stopped();
     if (ended) parser.feed(text::kEos);
-    const bool well_formed =
-        ended && std::holds_alternative<text::AssistantMessage>(parser.finish(rest));
-    show_deltas(well_formed ? rest : parser.cut());
+    const auto message = ended ? parser.finish(rest) : text::ParseError{};
+    if (const auto* whole = std::get_if<text::AssistantMessage>(&message)) {
+      answer.tool_calls = whole->tool_calls;
+      show_deltas(rest);
+    } else {
+      show_deltas(parser.cut());
+    }
   }
   return answer;
 }
 
 std::string Dialogue::statistics(const engine::Completion& c) {
-  const auto rate = [](int64_t n, double seconds) {
-    return seconds > 0 ? static_cast<double>(n) / seconds : 0.0;
-  };
+  const auto rate = [](int64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0.0; };
   const int64_t read = c.prompt_tokens - c.reused_tokens, n = static_cast<int64_t>(c.tokens.size());
   std::string text = fmt::format("prompt {} tokens", c.prompt_tokens);
   if (c.reused_tokens > 0) text += fmt::format(" ({} kept)", c.reused_tokens);
-  text += fmt::format(", {:.1f}/s; answer {} tokens, {:.1f}/s", rate(read, c.prefill_s), n,
-                      rate(n, c.decode_s));
+  text += fmt::format(", {:.1f}/s; answer {} tokens, {:.1f}/s", rate(read, c.prefill_s), n, rate(n, c.decode_s));
   if (c.finish == engine::Finish::kLength) text += "; stopped at the limit";
   if (c.finish == engine::Finish::kCancelled) text += "; stopped";
   return text;

@@ -11,6 +11,7 @@
 #include "base/result.h"
 #include "engine/session.h"
 #include "text/encode_prompt.h"
+#include "text/parse_completion.h"
 #include "text/tokenizer.h"
 
 namespace CLI {
@@ -43,6 +44,7 @@ class Dialogue {
 
   struct Answer {
     std::string reasoning, content;
+    std::vector<text::ToolCall> tool_calls;  // of a well-formed answer
     engine::Completion completion;
   };
   // Receives text as it comes; is_reasoning tells which kind.
@@ -60,8 +62,8 @@ class Dialogue {
 
  private:
   Dialogue() = default;
-  Result<Answer> generate(const std::vector<TokenId>& ids, int64_t snapshot_at, bool parse,
-                          bool thinking, const Sink& sink);
+  Result<Answer> generate(const std::vector<TokenId>& ids, int64_t snapshot_at, bool parse, bool thinking,
+                          const Sink& sink);
 
   ModelOptions options_;
   std::unique_ptr<engine::Engine> engine_;
@@ -69,8 +71,7 @@ class Dialogue {
   std::unique_ptr<text::Tokenizer> tokenizer_;
   text::Encoding encoding_ = text::Encoding::kV4;
   sample::Options sampling_;
-  std::vector<TokenId>
-      turn_ends_;  // tokens that begin something else than an answer: the turn is over
+  std::vector<TokenId> turn_ends_;  // tokens that begin something else than an answer: the turn is over
 };
 
 // Ctrl-C stops the answer that is being generated. interrupted() tells whether it came since the

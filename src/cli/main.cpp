@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
   add_chat(app, exit_status);
   add_data(app, exit_status);
   add_encode(app, exit_status);
+  add_eval(app, exit_status);
   add_inspect(app, exit_status);
   add_parse(app, exit_status);
   add_quantize(app, exit_status);

@@ -13,26 +13,22 @@ Result<int> Batch::add(Request request) {
   if (n == 0) return Error{Code::kInvalid, "prompt: expected at least one token, found none"};
   for (const TokenId id : request.prompt)
     if (id < 0 || id >= config.vocab_size)
-      return Error{Code::kInvalid, fmt::format("prompt: expected token ids 0 to {}, found {}",
-                                               config.vocab_size - 1, id)};
+      return Error{Code::kInvalid,
+                   fmt::format("prompt: expected token ids 0 to {}, found {}", config.vocab_size - 1, id)};
   const int64_t room = config.max_position_embeddings - n;
   if (room <= 0)
-    return Error{
-        Code::kInvalid,
-        fmt::format("prompt: expected fewer than {} tokens (max_position_embeddings), found {}",
-                    config.max_position_embeddings, n)};
+    return Error{Code::kInvalid,
+                 fmt::format("prompt: expected fewer than {} tokens (max_position_embeddings), found {}",
+                             config.max_position_embeddings, n)};
   HADAL_TRY(sample::check(request.sampling));
 
-  Context context =
-      request.start ? std::move(*request.start) : Context{engine_.transformer().new_sequence(), {}};
+  Context context = request.start ? std::move(*request.start) : Context{engine_.transformer().new_sequence(), {}};
   request.start.reset();
   const int64_t reused = context.state.length();
   if (reused >= n || static_cast<int64_t>(context.ids.size()) != reused ||
       !std::equal(context.ids.begin(), context.ids.end(), request.prompt.begin()))
-    return Error{
-        Code::kInvalid,
-        fmt::format("start: expected a true prefix of the {} prompt tokens, found {} others", n,
-                    reused)};
+    return Error{Code::kInvalid,
+                 fmt::format("start: expected a true prefix of the {} prompt tokens, found {} others", n, reused)};
 
   Running running{.request = std::move(request),
                   .context = std::move(context),
@@ -46,16 +42,14 @@ Result<int> Batch::add(Request request) {
   running.sampler.see_prompt(running.request.prompt);
   running.completion.prompt_tokens = n;
   running.completion.reused_tokens = reused;
-  running.max_tokens =
-      running.request.max_tokens < 0 ? room : std::min(running.request.max_tokens, room);
+  running.max_tokens = running.request.max_tokens < 0 ? room : std::min(running.request.max_tokens, room);
   if (running.max_tokens == 0) running.ended = Finish::kLength;
   running_.emplace(next_id_, std::move(running));
   return next_id_++;
 }
 
 void Batch::stop(int id, Finish finish) {
-  if (const auto it = running_.find(id); it != running_.end() && !it->second.ended)
-    it->second.ended = finish;
+  if (const auto it = running_.find(id); it != running_.end() && !it->second.ended) it->second.ended = finish;
 }
 
 Status Batch::step(std::vector<Event>& events) {
@@ -63,29 +57,23 @@ Status Batch::step(std::vector<Event>& events) {
   std::vector<model::Sequence> sequences;
   std::vector<int> ids;
   const auto plan = [&](int id, Running& running, int64_t n) {
-    const int64_t begin = running.context.state.length(),
-                  end = static_cast<int64_t>(running.request.prompt.size());
-    const std::span<const TokenId> all = begin < end
-                                             ? std::span<const TokenId>(running.request.prompt)
-                                             : std::span<const TokenId>(running.completion.tokens);
+    const int64_t begin = running.context.state.length(), end = static_cast<int64_t>(running.request.prompt.size());
+    const std::span<const TokenId> all = begin < end ? std::span<const TokenId>(running.request.prompt)
+                                                     : std::span<const TokenId>(running.completion.tokens);
     const int64_t offset = begin < end ? begin : begin - end;
-    sequences.push_back({&running.context.state,
-                         all.subspan(static_cast<size_t>(offset), static_cast<size_t>(n)),
+    sequences.push_back({&running.context.state, all.subspan(static_cast<size_t>(offset), static_cast<size_t>(n)),
                          begin + n >= end ? 1 : 0});
     ids.push_back(id);
   };
   // Running completions first: a long prompt must not hold them up.
   int64_t room = rows_per_step_;
   for (auto& [id, running] : running_) {
-    if (running.ended ||
-        running.context.state.length() < static_cast<int64_t>(running.request.prompt.size()))
-      continue;
+    if (running.ended || running.context.state.length() < static_cast<int64_t>(running.request.prompt.size())) continue;
     plan(id, running, 1);
     --room;
   }
   for (auto& [id, running] : running_) {
-    const int64_t begin = running.context.state.length(),
-                  end = static_cast<int64_t>(running.request.prompt.size());
+    const int64_t begin = running.context.state.length(), end = static_cast<int64_t>(running.request.prompt.size());
     if (running.ended || begin >= end) continue;
     if (room <= 0 && !sequences.empty()) break;
     int64_t n = std::min(end - begin, std::max<int64_t>(room, 1));
@@ -96,18 +84,15 @@ Status Batch::step(std::vector<Event>& events) {
 
   const auto start = std::chrono::steady_clock::now();
   HADAL_TRY(engine_.transformer().forward(sequences, logits_));
-  const double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const size_t vocab = static_cast<size_t>(engine_.config().vocab_size);
   size_t row = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
     Running& running = running_.at(ids[i]);
     const int64_t n = static_cast<int64_t>(sequences[i].tokens.size());
-    const bool is_prompt =
-        running.context.state.length() <= static_cast<int64_t>(running.request.prompt.size());
+    const bool is_prompt = running.context.state.length() <= static_cast<int64_t>(running.request.prompt.size());
     (is_prompt ? running.completion.prefill_s : running.completion.decode_s) += seconds;
-    running.context.ids.insert(running.context.ids.end(), sequences[i].tokens.begin(),
-                               sequences[i].tokens.end());
+    running.context.ids.insert(running.context.ids.end(), sequences[i].tokens.begin(), sequences[i].tokens.end());
     std::span<const float> logits;
     if (sequences[i].n_logits == 1) logits = std::span(logits_).subspan(vocab * row++, vocab);
     after_forward(ids[i], running, is_prompt ? n : 0, logits, events);
@@ -125,8 +110,8 @@ Status Batch::step(std::vector<Event>& events) {
                       .choice = {},
                       .finish = *running.ended,
                       .error = running.error});
-    finished_.emplace(it->first, Finished{std::move(running.completion), std::move(running.context),
-                                          std::move(running.snapshot)});
+    finished_.emplace(it->first,
+                      Finished{std::move(running.completion), std::move(running.context), std::move(running.snapshot)});
     it = running_.erase(it);
   }
   return {};
@@ -138,12 +123,8 @@ void Batch::after_forward(int id, Running& running, int64_t n_read, std::span<co
   if (length == running.request.snapshot_at)
     running.snapshot = Context{running.context.state.fork(), running.context.ids};
   if (n_read > 0)
-    events.push_back({.id = id,
-                      .kind = Event::Kind::kRead,
-                      .prompt_done = length,
-                      .choice = {},
-                      .finish = {},
-                      .error = {}});
+    events.push_back(
+        {.id = id, .kind = Event::Kind::kRead, .prompt_done = length, .choice = {}, .finish = {}, .error = {}});
   if (logits.empty()) return;
   auto choice = running.sampler.pick(logits, length);
   if (!choice.ok()) {
@@ -163,8 +144,7 @@ void Batch::after_forward(int id, Running& running, int64_t n_read, std::span<co
                     .choice = std::move(choice).value(),
                     .finish = {},
                     .error = {}});
-  if (static_cast<int64_t>(running.completion.tokens.size()) == running.max_tokens)
-    running.ended = Finish::kLength;
+  if (static_cast<int64_t>(running.completion.tokens.size()) == running.max_tokens) running.ended = Finish::kLength;
 }
 
 Finished Batch::take(int id) {

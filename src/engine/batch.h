@@ -39,8 +39,7 @@ struct Context {
 
 struct Request {
   std::vector<TokenId> prompt;
-  std::optional<Context>
-      start;  // its ids: a true prefix of the prompt; what it covers is not computed again
+  std::optional<Context> start;  // its ids: a true prefix of the prompt; what it covers is not computed again
   sample::Options sampling;
   int64_t max_tokens = -1;   // -1: up to the model's context
   int64_t snapshot_at = -1;  // keep the state after so many prompt tokens
@@ -68,8 +67,7 @@ struct Finished {
 
 class Batch {
  public:
-  explicit Batch(Engine& engine, int64_t rows_per_step = 512)
-      : engine_(engine), rows_per_step_(rows_per_step) {}
+  explicit Batch(Engine& engine, int64_t rows_per_step = 512) : engine_(engine), rows_per_step_(rows_per_step) {}
 
   // kInvalid: an empty prompt, an unknown id, sampling out of range, a prompt that leaves no room
   // for an answer, a start that is no true prefix. Ids count from 0 and are not used again.

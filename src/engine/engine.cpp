@@ -26,8 +26,8 @@ Result<GenerationDefaults> read_defaults(const std::string& directory) {
     if (!value) return {};
     const auto found = value->to_double();
     if (!found || !(*found >= low && *found <= high))
-      return Error{Code::kCorrupt, fmt::format("{}: {}: expected a number from {} to {}, found {}",
-                                               path, key, low, high, json::dump(*value))};
+      return Error{Code::kCorrupt, fmt::format("{}: {}: expected a number from {} to {}, found {}", path, key, low,
+                                               high, json::dump(*value))};
     out = static_cast<float>(*found);
     return {};
   };
@@ -38,51 +38,42 @@ Result<GenerationDefaults> read_defaults(const std::string& directory) {
     const json::Array ids = value->is_array() ? value->as_array() : json::Array{*value};
     for (const json::Value& id : ids) {
       if (!id.to_int64())
-        return Error{Code::kCorrupt,
-                     path + ": eos_token_id: expected token ids, found " + json::dump(*value)};
+        return Error{Code::kCorrupt, path + ": eos_token_id: expected token ids, found " + json::dump(*value)};
       defaults.eos.push_back(static_cast<TokenId>(*id.to_int64()));
     }
   }
-  if (const auto* value = root.find("hadal_untrained"))
-    defaults.untrained = value->is_bool() && value->as_bool();
+  if (const auto* value = root.find("hadal_untrained")) defaults.untrained = value->is_bool() && value->as_bool();
   return defaults;
 }
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options,
-                                             const OpenProgress& progress) {
+Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options, const OpenProgress& progress) {
   const kernels::Isa* isa = kernels::find_isa(options.isa);
   if (!isa)
-    return Error{Code::kUnsupported,
-                 fmt::format("instruction set {}: not one that this machine runs", options.isa)};
+    return Error{Code::kUnsupported, fmt::format("instruction set {}: not one that this machine runs", options.isa)};
   std::unique_ptr<Engine> engine(new Engine);
   engine->isa_ = isa;
   engine->checkpoint_ = HADAL_TRY(checkpoint::Checkpoint::open(options.model));
   engine->defaults_ = HADAL_TRY(read_defaults(options.model));
   const auto& config = engine->config();
 
-  const int64_t context = options.context > 0
-                              ? options.context
-                              : std::min(kPlannedContext, config.max_position_embeddings);
+  const int64_t context =
+      options.context > 0 ? options.context : std::min(kPlannedContext, config.max_position_embeddings);
   const kv::Layout layout = kv::Layout::from(config, engine->checkpoint_.draft(), options.numerics);
   const int64_t available = checkpoint::available_memory();
-  const auto plan =
-      checkpoint::make_plan(checkpoint::summarise(engine->checkpoint_),
-                            layout.entry_bytes_at(context) + layout.constant_bytes(), available);
+  const auto plan = checkpoint::make_plan(checkpoint::summarise(engine->checkpoint_),
+                                          layout.entry_bytes_at(context) + layout.constant_bytes(), available);
   if (plan.verdict == checkpoint::Plan::Verdict::kRefuse)
     return Error{Code::kBusy, options.model + ": " + plan.sentence};
   if (progress.plan) progress.plan(plan);
   if (options.warm_up)
-    checkpoint::warm_up(engine->checkpoint_, available - plan.working_bytes, progress.cancel,
-                        progress.warm_up);
-  if (progress.cancel && progress.cancel->load())
-    return Error{Code::kCancelled, "cancelled while loading"};
+    checkpoint::warm_up(engine->checkpoint_, available - plan.working_bytes, progress.cancel, progress.warm_up);
+  if (progress.cancel && progress.cancel->load()) return Error{Code::kCancelled, "cancelled while loading"};
 
-  engine->pool_ = std::make_unique<ThreadPool>(options.threads > 0 ? options.threads
-                                                                   : ThreadPool::default_threads());
-  engine->transformer_.emplace(HADAL_TRY(
-      model::Transformer::bind(engine->checkpoint_, options.numerics, *isa, *engine->pool_)));
+  engine->pool_ = std::make_unique<ThreadPool>(options.threads > 0 ? options.threads : ThreadPool::default_threads());
+  engine->transformer_.emplace(
+      HADAL_TRY(model::Transformer::bind(engine->checkpoint_, options.numerics, *isa, *engine->pool_)));
   return engine;
 }
 

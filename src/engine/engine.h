@@ -51,8 +51,7 @@ struct GenerationDefaults {
 class Engine {
  public:
   // kBusy: not enough memory for one conversation.
-  static Result<std::unique_ptr<Engine>> open(const EngineOptions& options,
-                                              const OpenProgress& progress = {});
+  static Result<std::unique_ptr<Engine>> open(const EngineOptions& options, const OpenProgress& progress = {});
 
   const checkpoint::Checkpoint& checkpoint() const { return checkpoint_; }
   const checkpoint::ModelConfig& config() const { return checkpoint_.config(); }

@@ -28,8 +28,7 @@ void Session::keep(Context context) {
   held_.push_back(std::move(context));
 }
 
-Result<Completion> Session::generate(std::span<const TokenId> prompt,
-                                     const GenerateOptions& options) {
+Result<Completion> Session::generate(std::span<const TokenId> prompt, const GenerateOptions& options) {
   HADAL_TRY(engine_.checkpoint().unchanged());
   stop_.store(false);
   Batch batch(engine_, std::max<int64_t>(1, options.chunk));

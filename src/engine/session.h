@@ -19,8 +19,7 @@ struct GenerateOptions {
   int64_t max_tokens = -1;   // -1: up to the model's context
   int64_t chunk = 512;       // tokens per prefill call
   int64_t snapshot_at = -1;  // keep the state after so many prompt tokens for later calls
-  std::function<void(int64_t done, int64_t total)>
-      prefill;  // tokens of the prompt, reused ones included
+  std::function<void(int64_t done, int64_t total)> prefill;  // tokens of the prompt, reused ones included
   // One token of the completion (never an end token). false ends the generation.
   std::function<bool(const sample::Choice&)> token;
 };

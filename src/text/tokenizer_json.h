@@ -21,9 +21,10 @@ namespace hadal::text {
 // second spelling.
 inline constexpr const char* kSplitPatterns[3] = {
     "\\p{N}{1,3}", "[一-龥\xE3\x81\x80-ゟ゠-ヿ]+",
-    "[!\"#$%&'()*+,\\-./"
+    // In parentheses, so that no compiler takes the pieces for forgotten commas.
+    ("[!\"#$%&'()*+,\\-./"
     ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
-    "?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"};
+    "?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+")};
 inline constexpr const char* kSingleDigitPattern = "\\p{N}";
 
 // Tokens that are matched as they stand. First: the two with "special": true. Last: what the prompt
