@@ -133,6 +133,9 @@ void check_parses(const std::string& path) {
 }
 
 TEST(EncodePrompt, GoldenLinesOfTheRepository) { check_prompts(fixture("prompts.jsonl")); }
+// What the goldens lack, answered by the official encoder: contexts that lose a developer's message, ids in other
+// places, arguments that are no text, and which of several errors is told.
+TEST(EncodePrompt, EdgesAsTheOfficialEncoder) { check_prompts(fixture("prompts_edge.jsonl")); }
 TEST(EncodePrompt, AllGoldenLines) {
   HADAL_NEEDS_SHARED("golden/prompts.jsonl");
   check_prompts(shared_path("golden/prompts.jsonl"));
