@@ -65,9 +65,9 @@ BENCH_MODEL ?= build/flash-bench
 fuzz: build/fuzz/build.ninja
 	cmake --build --preset fuzz
 	@for target in build/fuzz/fuzz_*; do [ -x $$target -a ! -d $$target ] || continue; \
-	  echo "== $$target"; name=$$(basename $$target); seeds=fuzz/corpus/$$name; mkdir -p build/fuzz/corpus/$$name; \
-	  (cd build/fuzz && ./$$name -max_total_time=$(SECONDS) -verbosity=0 -print_final_stats=0 corpus/$$name \
-	    $$([ -d ../../$$seeds ] && echo ../../$$seeds)) || exit 1; done
+	  echo "== $$target"; name=$$(basename $$target); seeds=; [ -d fuzz/corpus/$$name ] && seeds=../../fuzz/corpus/$$name; \
+	  mkdir -p build/fuzz/corpus/$$name; \
+	  (cd build/fuzz && ./$$name corpus/$$name $$seeds -max_total_time=$(SECONDS) -verbosity=0 -print_final_stats=0) || exit 1; done
 
 format:
 	clang-format-14 -i $$(git ls-files '*.h' '*.cpp')

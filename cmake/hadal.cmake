@@ -64,7 +64,7 @@ function(hadal_modules)
     file(GLOB isa_sources CONFIGURE_DEPENDS src/kernels/*_${isa}.cpp)
     # g++ 12 warns about uninitialised values inside its own AVX-512 headers.
     set_source_files_properties(${isa_sources} PROPERTIES
-      COMPILE_OPTIONS "${${isa}};-O3;-Wno-uninitialized;-Wno-maybe-uninitialized")
+      COMPILE_OPTIONS "${${isa}};-O3;-Wno-uninitialized;$<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>")
   endforeach()
 endfunction()
 

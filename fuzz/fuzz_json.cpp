@@ -1,4 +1,4 @@
-// Any bytes: parsed or refused; what parses prints to something that parses to the same.
+// Any bytes: parsed or refused; what parses prints, in every style, to something that parses to the same.
 #include <cstdlib>
 #include <string_view>
 
@@ -6,9 +6,15 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, size_t size) {
   using namespace hadal::json;
-  const auto value = parse(std::string_view(reinterpret_cast<const char*>(data), size));
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  const auto value = parse(text);
+  const auto unique = parse(text, Duplicates::kReject);
+  if (!value.ok() && unique.ok()) std::abort();
   if (!value.ok()) return 0;
-  const auto again = parse(dump(value.value(), {.ascii = true}));
-  if (!again.ok() || !(again.value() == value.value())) std::abort();
+  if (unique.ok() && !(unique.value() == value.value())) std::abort();
+  for (const Style& style : {Style{.ascii = true}, kCompact, Style{.escape_surrogates = true, .indent = 1}}) {
+    const auto again = parse(dump(value.value(), style));
+    if (!again.ok() || !(again.value() == value.value())) std::abort();
+  }
   return 0;
 }

@@ -20,10 +20,11 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, size_t size) {
   if (const auto* message = std::get_if<AssistantMessage>(&strict)) {
     if (!(parser.so_far() == *message)) std::abort();
   } else {
-    for (const std::string& shown : {parser.so_far().content, parser.so_far().reasoning})
-      if (shown.find("｜DSML｜") != std::string::npos ||
-          shown.find("</think>") != std::string::npos)
-        std::abort();
+    for (const char* markup : {"｜DSML｜", "<think>", "</think>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"})
+      for (const std::string& shown : {parser.so_far().content, parser.so_far().reasoning})
+        if (shown.find(markup) != std::string::npos) std::abort();
+    for (const ToolCall& call : parser.so_far().tool_calls)
+      if ((call.name + call.arguments).find("｜DSML｜") != std::string::npos) std::abort();
   }
   return 0;
 }

@@ -233,7 +233,7 @@ class Parser {
   }
 
   bool parse_value(Value& out, int depth) {
-    if (depth > kMaxDepth) return fail("nested too deeply (limit 200)");
+    if (depth > kMaxDepth) return fail("nested too deeply (limit 900)");
     if (p_ == end_) return fail("expected a value, found the end");
     switch (*p_) {
       case '{': return parse_object(out, depth);
@@ -467,13 +467,20 @@ Result<Value> parse(std::string_view text, Duplicates duplicates) {
 
 namespace {
 
-void append_quoted(std::string& out, std::string_view text, bool ascii) {
+// Length of a surrogate's three bytes at p, 0 if there is none. No valid character has them.
+int surrogate_length(const unsigned char* p, const unsigned char* end) {
+  return end - p >= 3 && p[0] == 0xED && (p[1] & 0xE0) == 0xA0 && (p[2] & 0xC0) == 0x80 ? 3 : 0;
+}
+
+void append_quoted(std::string& out, std::string_view text, bool ascii, bool escape_surrogates) {
   out += '"';
   const unsigned char* p = reinterpret_cast<const unsigned char*>(text.data());
   const unsigned char* end = p + text.size();
   while (p != end) {
     const unsigned char* run = p;
-    while (p != end && *p >= 0x20 && *p != '"' && *p != '\\' && (!ascii || *p < 0x80)) ++p;
+    while (p != end && *p >= 0x20 && *p != '"' && *p != '\\' && (!ascii || *p < 0x80) &&
+           !(escape_surrogates && surrogate_length(p, end)))
+      ++p;
     out.append(reinterpret_cast<const char*>(run), static_cast<size_t>(p - run));
     if (p == end) break;
     switch (*p) {
@@ -490,11 +497,10 @@ void append_quoted(std::string& out, std::string_view text, bool ascii) {
       out += fmt::format("\\u{:04x}", *p++);
       continue;
     }
-    // ascii: escape the character, as surrogate pairs beyond the first plane. Lone surrogates are three bytes
-    // that no valid character has; broken bytes become U+FFFD.
+    // Escape the character, as surrogate pairs beyond the first plane; broken bytes become U+FFFD.
     uint32_t c = 0xFFFD;
     int n = utf8_length(p, end);
-    if (n == 0 && end - p >= 3 && p[0] == 0xED && (p[1] & 0xE0) == 0xA0 && (p[2] & 0xC0) == 0x80) n = 3;
+    if (n == 0) n = surrogate_length(p, end);
     if (n == 2) c = (p[0] & 31u) << 6 | (p[1] & 63u);
     if (n == 3) c = (p[0] & 15u) << 12 | (p[1] & 63u) << 6 | (p[2] & 63u);
     if (n == 4) c = (p[0] & 7u) << 18 | (p[1] & 63u) << 12 | (p[2] & 63u) << 6 | (p[3] & 63u);
@@ -520,7 +526,7 @@ void append_value(std::string& out, const Value& value, const Style& style, int 
     case Value::Kind::kBool: out += value.as_bool() ? "true" : "false"; return;
     case Value::Kind::kInt:
     case Value::Kind::kFloat: out += value.as_string(); return;
-    case Value::Kind::kString: append_quoted(out, value.as_string(), style.ascii); return;
+    case Value::Kind::kString: append_quoted(out, value.as_string(), style.ascii, style.escape_surrogates); return;
     case Value::Kind::kArray: {
       const Array& items = value.as_array();
       out += '[';
@@ -539,7 +545,7 @@ void append_value(std::string& out, const Value& value, const Style& style, int 
       for (size_t i = 0; i < members.size(); ++i) {
         if (i) out += item;
         new_line(depth + 1);
-        append_quoted(out, members[i].first, style.ascii);
+        append_quoted(out, members[i].first, style.ascii, style.escape_surrogates);
         out += style.key;
         append_value(out, members[i].second, style, depth + 1);
       }
@@ -560,7 +566,7 @@ std::string dump(const Value& value, const Style& style) {
 
 std::string quote(std::string_view text, bool ascii) {
   std::string out;
-  append_quoted(out, text, ascii);
+  append_quoted(out, text, ascii, false);
   return out;
 }
 

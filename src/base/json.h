@@ -23,7 +23,7 @@
 
 namespace hadal::json {
 
-inline constexpr int kMaxDepth = 200;
+inline constexpr int kMaxDepth = 900;  // Python gives up a little later
 
 class Value;
 using Array = std::vector<Value>;
@@ -89,12 +89,14 @@ Result<Value> parse(std::string_view text, Duplicates duplicates = Duplicates::k
 
 struct Style {
   bool ascii = false;              // json.dumps(ensure_ascii=...)
+  bool escape_surrogates = false;  // lone ones, which cannot be written as UTF-8, as \ud8xx; with ascii they always are
   const char* item = ", ";         // separators=(item, key)
   const char* key = ": ";
   int indent = -1;                 // >= 0: one item per line, as json.dumps(indent=n); item separator trimmed
 };
 std::string dump(const Value& value, const Style& style = {});
-inline constexpr Style kCompact{.ascii = false, .item = ",", .key = ":", .indent = -1};
+// One line for another program: valid UTF-8 whatever the strings hold.
+inline constexpr Style kCompact{.ascii = false, .escape_surrogates = true, .item = ",", .key = ":", .indent = -1};
 
 std::string quote(std::string_view text, bool ascii = false);  // "…" with escapes
 

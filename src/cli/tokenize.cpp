@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <chrono>
+#include <ctime>
 #include <fstream>
 #include <iostream>
 #include <memory>
@@ -21,12 +22,20 @@ namespace {
 
 using json::Value;
 
-Result<Value> encode_line(const text::Tokenizer& tokenizer, const Value& line) {
+struct Work {  // of encoding alone, without the JSON around it
+  double bytes = 0, tokens = 0, seconds = 0;
+};
+
+Result<Value> encode_line(const text::Tokenizer& tokenizer, const Value& line, Work& work) {
   const Value* text = line.find("text");
   if (!text || !text->is_string()) return Error{Code::kInvalid, "text: expected a string"};
+  const std::clock_t begin = std::clock();
+  const std::vector<TokenId> tokens = tokenizer.encode(text->as_string());
+  work.seconds += static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
+  work.bytes += static_cast<double>(text->as_string().size());
+  work.tokens += static_cast<double>(tokens.size());
   json::Array ids;
-  for (const TokenId id : tokenizer.encode(text->as_string()))
-    ids.emplace_back(static_cast<int>(id));
+  for (const TokenId id : tokens) ids.emplace_back(static_cast<int>(id));
   return Value(json::Object{{"ids", std::move(ids)}});
 }
 
@@ -105,7 +114,7 @@ void add_tokenize(CLI::App& app, int& exit_status) {
       app.add_subcommand("tokenize", "Text to token ids, or back (JSON lines on stdin)");
   struct Options {
     std::string tokenizer;
-    bool decode = false, train = false;
+    bool decode = false, time = false, train = false;
     Training training;
   };
   auto options = std::make_shared<Options>();
@@ -113,6 +122,9 @@ void add_tokenize(CLI::App& app, int& exit_status) {
   CLI::Option* tokenizer_option = command->add_option(
       "--tokenizer", options->tokenizer, "tokenizer.json, or a directory that holds one");
   CLI::Option* decode = command->add_flag("--decode", options->decode, "{\"ids\"} to {\"text\"}");
+  command
+      ->add_flag("--time", options->time, "afterwards, how fast the texts were encoded (to stderr)")
+      ->excludes(decode);
   CLI::Option* train_flag =
       command->add_flag("--train", options->train, "learn a tokenizer.json from text instead")
           ->excludes(tokenizer_option)
@@ -145,10 +157,13 @@ void add_tokenize(CLI::App& app, int& exit_status) {
       exit_status = report_failure(tokenizer.error());
       return;
     }
+    Work work;
     exit_status = for_each_json_line(std::cin, std::cout, [&](const Value& line) {
-      return options->decode ? decode_line(tokenizer.value(), line)
-                             : encode_line(tokenizer.value(), line);
+      return options->decode ? decode_line(tokenizer.value(), line) : encode_line(tokenizer.value(), line, work);
     });
+    if (options->time)
+      fmt::print(stderr, "{:.1f} MB, {:.0f} tokens, {:.1f} MB/s on one thread (CPU time)\n", work.bytes / 1e6, work.tokens,
+                 work.seconds > 0 ? work.bytes / 1e6 / work.seconds : 0.0);
   });
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <numeric>
 
@@ -62,8 +63,9 @@ Result<Choice> Sampler::pick(std::span<const float> logits, int64_t position) {
   const float r = options_.repetition_penalty;
   if (r != 1) {
     const auto repeat = [&](TokenId token) {
+      if (static_cast<size_t>(token) >= penalised_.size()) return;  // in the tokenizer, but not in the model
       float& logit = penalised_[static_cast<size_t>(token)];
-      logit = logit > 0 ? logit / r : logit * r;
+      logit = std::clamp(logit > 0 ? logit / r : logit * r, -FLT_MAX, FLT_MAX);  // infinities would have no difference
     };
     for (const auto& [token, count] : in_prompt_) repeat(token);
     for (const auto& [token, count] : in_completion_)

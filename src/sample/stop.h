@@ -19,7 +19,14 @@ class StopMatcher {
   const std::string& matched() const { return matched_; }
 
  private:
-  std::vector<std::string> stops_;
+  // A stop, and for every length of its beginning the longest shorter one that this ends in (Knuth, Morris, Pratt):
+  // work is linear in the text, whatever the stops.
+  struct Stop {
+    std::string text;
+    std::vector<size_t> shorter;
+    size_t matched = 0;  // how much of it the text ends in
+  };
+  std::vector<Stop> stops_;
   std::string held_;  // a suffix of the text that some stop begins with
   std::string matched_;
 };

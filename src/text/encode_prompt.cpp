@@ -78,7 +78,7 @@ Failure text_field(const Turn& turn, std::string_view name, std::string& out) {
   out.clear();
   if (!value || value->is_null()) return {};
   if (!value->is_string())
-    return fail("bad_content_type", fmt::format("{} of a {} message: expected a string, found {}", name, turn.role, value->kind_name()));
+    return fail("bad_content_type", fmt::format("{} of {} {} message: expected a string, found {}", name, turn.role == "assistant" ? "an" : "a", turn.role, value->kind_name()));
   out = value->as_string();
   return {};
 }
@@ -95,9 +95,13 @@ std::string tool_content(const Value* content, std::optional<EncodeError>& bad) 
       const Value* type = part.find("type");
       const Value* part_text = part.find("text");
       if (type && *type == Value("text")) {
+        if (part_text && !part_text->is_string())
+          bad = EncodeError{"bad_content_type", fmt::format("text of a part of a tool message: expected a string, found {}", part_text->kind_name())};
         if (part_text && part_text->is_string()) text += part_text->as_string();
-      } else {
+      } else if (part.is_object() && (!type || type->is_null() || type->is_string())) {
         text += fmt::format("[Unsupported {}]", type && type->is_string() ? type->as_string() : "None");
+      } else {
+        bad = EncodeError{"bad_content_type", fmt::format("a part of a tool message: expected an object with a type, found {}", json::dump(part))};
       }
     }
     return text;
@@ -133,6 +137,14 @@ std::vector<Turn> merge(const json::Array& messages) {
   return turns;
 }
 
+// The id of a call stands on it, or in its function; calls without one have no place in the order.
+std::string id_of_call(const Value& call) {
+  const Value* function = call.find("function");
+  for (const Value* id : {call.find("id"), function ? function->find("id") : nullptr})
+    if (truthy(id)) return id->is_string() ? id->as_string() : "";
+  return "";
+}
+
 // Tool results take the order of the latest assistant's calls; texts keep their places.
 void sort_results(std::vector<Turn>& turns) {
   std::map<std::string, size_t> order;
@@ -141,8 +153,8 @@ void sort_results(std::vector<Turn>& turns) {
     if (calls && calls->is_array() && !calls->as_array().empty()) {
       order.clear();
       for (size_t i = 0; i < calls->as_array().size(); ++i) {
-        const Value* id = calls->as_array()[i].find("id");
-        if (id && id->is_string()) order[id->as_string()] = i;
+        const std::string id = id_of_call(calls->as_array()[i]);
+        if (!id.empty()) order[id] = i;
       }
     }
     if (turn.role != "user" || order.empty()) continue;
@@ -191,20 +203,23 @@ class Renderer {
   Failure render(size_t i, EncodedPrompt& prompt) {
     const Turn& turn = turns_[i];
     std::string& out = prompt.text;
-    HADAL_ENCODE_TRY(check_modes());
+    // In the official order, which decides which of several errors is told.
+    HADAL_ENCODE_TRY(check_mode());
+    HADAL_ENCODE_TRY(check_tools(turn));
+    HADAL_ENCODE_TRY(check_effort());
     if (turn.bad) return turn.bad;
     if (i == 0 && thinking()) out += effort_;
     if (turn.role == "system") {
       std::string content;
       HADAL_ENCODE_TRY(text_field(turn, "content", content));
       out += content;
-      HADAL_ENCODE_TRY(tools_and_format(turn, out));
+      tools_and_format(turn, out);
     } else if (turn.role == "developer") {
       std::string content;
       HADAL_ENCODE_TRY(text_field(turn, "content", content));
       if (content.empty()) return fail("empty_developer", "a developer message: expected content, found none");
       out += kUser + content;
-      HADAL_ENCODE_TRY(tools_and_format(turn, out));
+      tools_and_format(turn, out);
     } else if (turn.role == "user") {
       out += kUser;
       for (size_t k = 0; k < turn.parts.size(); ++k) out += (k ? "\n\n" : "") + turn.parts[k].text;
@@ -225,13 +240,37 @@ class Renderer {
  private:
   bool thinking() const { return options_.thinking_mode == "thinking"; }
 
-  Failure check_modes() {
+  Failure check_mode() const {
     if (options_.thinking_mode != "thinking" && options_.thinking_mode != "chat")
       return fail("invalid_thinking_mode", "thinking_mode: expected \"thinking\" or \"chat\", found " + json::quote(options_.thinking_mode));
+    return {};
+  }
+
+  // Tools and calls must have their parts on a message of any role, though only some roles show them.
+  static Failure check_tools(const Turn& turn) {
+    if (turn.role == "user") return {};
+    if (const Value* tools = turn.field("tools"); truthy(tools)) {
+      if (!tools->is_array()) return fail("bad_tool_schema", "tools: expected a list");
+      for (const Value& tool : tools->as_array())
+        if (!tool.find("function")) return fail("bad_tool_schema", "a tool: expected the key function");
+    }
+    if (const Value* calls = turn.field("tool_calls"); truthy(calls)) {
+      if (!calls->is_array()) return fail("bad_tool_schema", "tool_calls: expected a list");
+      for (const Value& call : calls->as_array()) {
+        const Value* function = call.find("function");
+        const Value* name = function ? function->find("name") : nullptr;
+        if (!name || !name->is_string()) return fail("bad_tool_schema", "a tool call: expected function with a name");
+        if (!function->find("arguments")) return fail("missing_arguments", "the call of " + name->as_string() + ": expected arguments");
+      }
+    }
+    return {};
+  }
+
+  Failure check_effort() {
     const Value& effort = options_.reasoning_effort;
     const bool is_0731 = options_.encoding == Encoding::kV4_0731;
     const std::string name = effort.is_string() ? effort.as_string() : "";
-    if (effort.is_null() || (is_0731 && effort.is_string() && (name.empty() || name == "low"))) {
+    if (effort.is_null() || (is_0731 && (!truthy(&effort) || name == "low"))) {
       effort_ = "";
     } else if (name == "high") {
       effort_ = is_0731 ? kEffortAbsolute : "";
@@ -244,22 +283,18 @@ class Renderer {
     return {};
   }
 
-  static Failure tools_and_format(const Turn& turn, std::string& out) {
+  static void tools_and_format(const Turn& turn, std::string& out) {
     const Value* tools = turn.field("tools");
     if (truthy(tools)) {
       out += std::string("\n\n") + kToolsHead;
-      if (!tools->is_array()) return fail("bad_tool_schema", "tools: expected a list");
       bool first = true;
       for (const Value& tool : tools->as_array()) {
-        const Value* function = tool.find("function");
-        if (!function) return fail("bad_tool_schema", "a tool: expected the key function");
-        out += (first ? "" : "\n") + to_json(*function);
+        out += (first ? "" : "\n") + to_json(*tool.find("function"));
         first = false;
       }
       out += kToolsTail;
     }
     if (const Value* format = turn.field("response_format"); truthy(format)) out += std::string("\n\n") + kResponseFormat + to_json(*format);
-    return {};
   }
 
   Failure assistant(size_t i, std::string& out) {
@@ -279,24 +314,22 @@ class Renderer {
   }
 
   static Failure tool_calls(const Value& calls, std::string& out) {
-    if (!calls.is_array()) return fail("bad_tool_schema", "tool_calls: expected a list");
     out += fmt::format("\n\n<{}tool_calls>\n", kDsml);
     bool first = true;
     for (const Value& call : calls.as_array()) {
-      const Value* function = call.find("function");
-      const Value* name = function ? function->find("name") : nullptr;
-      if (!name || !name->is_string()) return fail("bad_tool_schema", "a tool call: expected function with a name");
-      const Value* arguments = function->find("arguments");
-      if (!arguments) return fail("missing_arguments", "the call of " + name->as_string() + ": expected arguments");
-      out += fmt::format("{}<{}invoke name=\"{}\">\n", first ? "" : "\n", kDsml, name->as_string());
+      const Value& function = *call.find("function");
+      const std::string& name = function.find("name")->as_string();
+      const Value* arguments = function.find("arguments");
+      out += fmt::format("{}<{}invoke name=\"{}\">\n", first ? "" : "\n", kDsml, name);
       first = false;
-      Value parsed = *arguments;
+      // What is no JSON text, an object that was never written as text too, is one parameter.
+      Value parsed = json::Object{{"arguments", *arguments}};
       if (arguments->is_string()) {
         auto value = json::parse(arguments->as_string());
-        parsed = value.ok() ? std::move(value).value() : json::Object{{"arguments", *arguments}};
+        if (value.ok()) parsed = std::move(value).value();
       }
       if (!parsed.is_object())
-        return fail("arguments_not_object", fmt::format("the call of {}: arguments: expected a JSON object, found {}", name->as_string(), parsed.kind_name()));
+        return fail("arguments_not_object", fmt::format("the call of {}: arguments: expected a JSON object, found {}", name, parsed.kind_name()));
       const json::Object& members = parsed.as_object();
       for (size_t k = 0; k < members.size(); ++k) {
         const auto& [key, value] = members[k];
@@ -363,7 +396,7 @@ std::variant<EncodedPrompt, EncodeError> encode_prompt(const json::Array& messag
       if (!message.is_object())
         return EncodeError{"bad_message", fmt::format("a message: expected an object, found {}", message.kind_name())};
   std::vector<Turn> turns = merge(options.context);
-  const size_t n_context = turns.size();
+  size_t n_context = turns.size();
   std::vector<Turn> own = merge(messages);
   turns.insert(turns.end(), std::make_move_iterator(own.begin()), std::make_move_iterator(own.end()));
   sort_results(turns);  // results among the messages may answer calls of the context
@@ -371,7 +404,12 @@ std::variant<EncodedPrompt, EncodeError> encode_prompt(const json::Array& messag
   bool any_tools = false;
   for (const Turn& turn : turns) any_tools = any_tools || (turn.role != "user" && truthy(turn.field("tools")));
   const bool drops = options.drop_thinking && !any_tools;
-  if (options.thinking_mode == "thinking" && drops) turns = drop_reasoning(std::move(turns));
+  if (options.thinking_mode == "thinking" && drops) {
+    // As the official encoder counts: what the context keeps when it is dropped from alone. Where its last user
+    // message is a developer's, which goes when users follow, that swallows one of the messages.
+    n_context = drop_reasoning({turns.begin(), turns.begin() + static_cast<ptrdiff_t>(n_context)}).size();
+    turns = drop_reasoning(std::move(turns));
+  }
 
   EncodedPrompt prompt;
   if (options.add_default_bos_token && options.context.empty()) prompt.text = kBos;

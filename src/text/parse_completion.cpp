@@ -1,7 +1,8 @@
 #include "text/parse_completion.h"
 
-#include <algorithm>
 #include <initializer_list>
+#include <map>
+#include <unordered_set>
 
 #include "text/templates.h"
 #include "text/unicode.h"
@@ -41,15 +42,17 @@ bool parse_invoke_line(std::string_view line, std::string& name) {
 }
 
 bool parse_parameter_header(std::string_view text, ParameterHeader& header) {
-  constexpr std::string_view kBegin = " name=\"", kTrue = "\" string=\"true\">", kFalse = "\" string=\"false\">";
-  if (!text.starts_with(kBegin)) return false;
-  const size_t at_true = text.find(kTrue, kBegin.size()), at_false = text.find(kFalse, kBegin.size());
-  const size_t at = std::min(at_true, at_false);
-  if (at == std::string_view::npos) return false;
-  header.is_string = at_true < at_false;
-  header.key = text.substr(kBegin.size(), at - kBegin.size());
-  header.value_begin = at + (header.is_string ? kTrue : kFalse).size();
-  return true;
+  if (!text.starts_with(kHeaderBegin)) return false;
+  // Where the first of the two ends stands: found by their common beginning, so that a value is not searched.
+  constexpr std::string_view kCommon = "\" string=\"";
+  for (size_t at = text.find(kCommon, kHeaderBegin.size()); at != std::string_view::npos; at = text.find(kCommon, at + 1)) {
+    header.is_string = text.substr(at).starts_with(kHeaderTrue);
+    if (!header.is_string && !text.substr(at).starts_with(kHeaderFalse)) continue;
+    header.key = text.substr(kHeaderBegin.size(), at - kHeaderBegin.size());
+    header.value_begin = at + (header.is_string ? kHeaderTrue : kHeaderFalse).size();
+    return true;
+  }
+  return false;
 }
 
 }  // namespace dsml
@@ -87,7 +90,7 @@ class Parser {
     size_t best = std::string_view::npos;
     stop_ = {};
     for (const std::string_view stop : stops) {
-      const size_t at = text_.find(stop, index_);
+      const size_t at = next(stop);
       if (at < best) {
         best = at;
         stop_ = stop;
@@ -96,6 +99,13 @@ class Parser {
     std::string read(text_.substr(index_, best == std::string_view::npos ? best : best - index_));
     index_ = best == std::string_view::npos ? text_.size() : best + stop_.size();
     return read;
+  }
+
+  // Where the stop stands next; found once, however often it is asked for on the way there.
+  size_t next(std::string_view stop) {
+    const auto [place, is_new] = next_.try_emplace(stop, 0);
+    if (is_new || place->second < index_) place->second = text_.find(stop, index_);
+    return place->second;
   }
 
   ParseError error(std::string kind, std::string message) { return {std::move(kind), std::move(message)}; }
@@ -120,7 +130,7 @@ class Parser {
   }
 
   bool arguments(ToolCall& call) {
-    std::vector<std::string> keys;
+    std::unordered_set<std::string> keys;
     call.arguments = "{";
     while (stop_ == dsml::kParameterOpen) {
       const std::string parameter = read_until({dsml::kParameterEnd});
@@ -132,10 +142,10 @@ class Parser {
       if (!closes || !dsml::parse_parameter_header(std::string_view(parameter).substr(0, end - 1), header))
         return fail("param_format", "expected name=\"...\" string=\"true|false\"> and a value closed by '<'");
       const std::string key(header.key);
-      if (std::find(keys.begin(), keys.end(), key) != keys.end()) return fail("duplicate_param", "parameter " + key + " appears twice");
+      if (keys.contains(key)) return fail("duplicate_param", "parameter " + key + " appears twice");
       const std::string value = parameter.substr(header.value_begin, end - 1 - header.value_begin);
       call.arguments += (keys.empty() ? "" : ", ") + json::quote(key) + ": " + (header.is_string ? json::quote(value) : value);
-      keys.push_back(key);
+      keys.insert(key);
       if (read_until({dsml::kParameterOpen, dsml::kInvokeClose}) != ">\n")
         return fail("param_close_format", "expected '>' and a newline after a parameter");
     }
@@ -147,6 +157,7 @@ class Parser {
   bool thinking_;
   size_t index_ = 0;
   std::string_view stop_;
+  std::map<std::string_view, size_t> next_;  // by stop; npos: no more
   ParseError error_;
 };
 

@@ -47,6 +47,8 @@ inline constexpr std::string_view kParameterEnd = "/｜DSML｜parameter";  // it
 // `name="NAME">` and a newline, blanks before it allowed.
 bool parse_invoke_line(std::string_view line, std::string& name);
 // Header of ` name="KEY" string="true|false">VALUE`; value_begin is where VALUE starts. false: not (yet) there.
+inline constexpr std::string_view kHeaderBegin = " name=\"", kHeaderTrue = "\" string=\"true\">",
+                                  kHeaderFalse = "\" string=\"false\">";
 struct ParameterHeader {
   std::string_view key;
   bool is_string = false;

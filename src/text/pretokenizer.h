@@ -9,6 +9,7 @@
 // Linear in the text. Bytes that are not UTF-8 count as characters of no class.
 #pragma once
 
+#include <array>
 #include <string_view>
 
 #include "text/unicode.h"
@@ -23,7 +24,7 @@ void pretokenize(std::string_view text, const Piece& piece, Digits digits = Digi
 
 namespace internal {
 
-inline uint8_t ascii_class(unsigned char c) {  // of the characters below 128; bits as UnicodeClass
+constexpr uint8_t ascii_class(unsigned char c) {  // of the characters below 128; bits as UnicodeClass
   if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')) return kLetter;
   if (c >= '0' && c <= '9') return kNumber;
   if (c == ' ' || (c >= 9 && c <= 13)) return kSpace;
@@ -32,6 +33,12 @@ inline uint8_t ascii_class(unsigned char c) {  // of the characters below 128; b
              ? kSymbol
              : kPunctuation;
 }
+
+inline constexpr auto kAsciiClasses = [] {
+  std::array<uint8_t, 128> classes{};
+  for (size_t i = 0; i < classes.size(); ++i) classes[i] = ascii_class(static_cast<unsigned char>(i));
+  return classes;
+}();
 
 struct Cursor {
   const char* p;
@@ -48,14 +55,7 @@ struct Cursor {
     }
     const unsigned char c = static_cast<unsigned char>(*p);
     if (c < 0x80) {
-      static const auto kAscii = [] {
-        struct Table {
-          uint8_t flags[128];
-        } table;
-        for (int i = 0; i < 128; ++i) table.flags[i] = ascii_class(static_cast<unsigned char>(i));
-        return table;
-      }();
-      flags = kAscii.flags[c];
+      flags = kAsciiClasses[c];
       size = 1;
       return;
     }

@@ -14,16 +14,21 @@ namespace {
 // What begins markup, real or broken. Text may hold such strings (the strict parser allows <｜User｜>), but that
 // is seldom, and only the whole text tells.
 constexpr std::string_view kTagOpen = "<｜", kTagClose = "</｜";
-constexpr std::string_view kSpecials[] = {kThinkOpen, kThinkClose, kTagOpen, kTagClose, kDsml};
+constexpr std::string_view kTextMarkers[] = {kThinkOpen, kThinkClose, kTagOpen, kTagClose, kDsml, dsml::kCallsOpen};
 
 struct Hit {
   size_t begin = std::string_view::npos;  // npos: none
   std::string_view marker;                // empty: text ends in a beginning of some marker
+  bool may_grow = false;                  // a longer marker may still come to stand there
 };
 
-// The first place where a marker stands, or where one may still come to stand.
-Hit find_marker(std::string_view text, std::span<const std::string_view> markers) {
-  for (size_t i = 0; i < text.size(); ++i) {
+// The first place from `begin` on where a marker stands, or where one may still come to stand.
+Hit find_marker(std::string_view text, std::span<const std::string_view> markers, size_t begin = 0) {
+  char firsts[16];
+  size_t n = 0;
+  for (const std::string_view marker : markers) firsts[n++] = marker[0];
+  const std::string_view starts(firsts, n);
+  for (size_t i = text.find_first_of(starts, begin); i < text.size(); i = text.find_first_of(starts, i + 1)) {
     const std::string_view rest = text.substr(i);
     std::string_view longest;
     bool may_come = false;
@@ -34,7 +39,7 @@ Hit find_marker(std::string_view text, std::span<const std::string_view> markers
         may_come = true;
       }
     }
-    if (!longest.empty() || may_come) return {i, longest};
+    if (!longest.empty() || may_come) return {i, longest, may_come};
   }
   return {};
 }
@@ -86,63 +91,75 @@ void StreamParser::tell(Delta::Kind kind, std::string text, std::vector<Delta>& 
   }
 }
 
-// Reasoning and content: text up to the first marker.
-bool StreamParser::plain_text(std::vector<Delta>& out) {
-  const bool reasoning = state_ == State::kReasoning;
-  std::vector<std::string_view> markers(std::begin(kSpecials), std::end(kSpecials));
-  markers.push_back(dsml::kCallsOpen);
-  const Hit hit = find_marker(held_, markers);
-  size_t certain = std::min(hit.begin, held_.size());
-  if (hit.begin == std::string_view::npos) certain -= incomplete_utf8(held_);
-  tell(reasoning ? Delta::Kind::kReasoning : Delta::Kind::kContent, held_.substr(0, certain), out);
-  held_.erase(0, certain);
-  if (hit.marker.empty()) return false;
-  if (reasoning && hit.marker == kThinkClose) {
-    state_ = State::kContent;
-    held_.erase(0, hit.marker.size());
-  } else if (!reasoning && hit.marker == dsml::kCallsOpen) {
-    state_ = State::kBlock;
-    held_.erase(0, hit.marker.size());
-  } else {
-    state_ = State::kSilent;  // EOS, or something that does not belong here
-  }
+void StreamParser::take(size_t n) {
+  done_ += n;
+  scanned_ = 0;
+}
+
+bool StreamParser::fall_silent() {
+  state_ = State::kSilent;
   return true;
 }
 
-// A parameter's value, up to its closing "<" (and a newline) and the tag.
-bool StreamParser::value(std::vector<Delta>& out) {
-  constexpr std::string_view kClose = "</｜DSML｜parameter", kCloseLine = "<\n/｜DSML｜parameter";
-  std::vector<std::string_view> markers(std::begin(kSpecials), std::end(kSpecials));
-  for (const std::string_view marker : {kClose, kCloseLine, dsml::kParameterEnd}) markers.push_back(marker);
-  const Hit hit = find_marker(held_, markers);
-  // "</｜" stands complete before the rest of its tag does.
-  const bool closes = hit.marker == kClose || hit.marker == kCloseLine;
-  if (hit.marker == kTagClose && kClose.starts_with(std::string_view(held_).substr(hit.begin))) {
-    const size_t certain = hit.begin;
-    const std::string text = held_.substr(0, certain);
-    tell(Delta::Kind::kArguments, value_is_string_ ? json::quote(text).substr(1, json::quote(text).size() - 2) : text, out);
-    held_.erase(0, certain);
-    return false;
-  }
-  size_t certain = std::min(hit.begin, held_.size());
-  if (hit.begin == std::string_view::npos) certain -= incomplete_utf8(held_);
-  const std::string text = held_.substr(0, certain);
-  std::string shown = text;
-  if (value_is_string_) {
-    shown = json::quote(text);
-    shown = shown.substr(1, shown.size() - 2);
-  }
-  tell(Delta::Kind::kArguments, shown, out);
-  held_.erase(0, certain);
+// Text up to the first marker; a marker that is not complete waits, as half a character does.
+size_t StreamParser::certain(size_t marker, std::string_view text) {
+  return marker == std::string_view::npos ? text.size() - incomplete_utf8(text) : marker;
+}
+
+// Reasoning and content.
+bool StreamParser::plain_text(std::vector<Delta>& out) {
+  const bool reasoning = state_ == State::kReasoning;
+  const Hit hit = find_marker(held(), kTextMarkers);
+  const size_t n = certain(hit.begin, held());
+  tell(reasoning ? Delta::Kind::kReasoning : Delta::Kind::kContent, std::string(held().substr(0, n)), out);
+  take(n);
   if (hit.marker.empty()) return false;
-  if (!closes) {
-    state_ = State::kSilent;  // special text inside a value: allowed, but only the whole text tells
+  if (reasoning && hit.marker == kThinkClose) {
+    state_ = State::kContent;
+  } else if (!reasoning && hit.marker == dsml::kCallsOpen) {
+    state_ = State::kBlock;
+  } else {
+    return fall_silent();  // EOS, or something that does not belong here
+  }
+  take(hit.marker.size());
+  return true;
+}
+
+void StreamParser::tell_value(std::string_view text, std::vector<Delta>& out) {
+  if (!value_is_string_) return tell(Delta::Kind::kArguments, std::string(text), out);
+  const std::string quoted = json::quote(text);
+  tell(Delta::Kind::kArguments, quoted.substr(1, quoted.size() - 2), out);
+}
+
+// A parameter's value, up to its closing "<" (and a newline) and the tag. From a think tag on, or what else looks
+// like one, it is held until it closes: a file may hold such text.
+bool StreamParser::value(std::vector<Delta>& out) {
+  static constexpr std::string_view kClose = "</｜DSML｜parameter", kCloseLine = "<\n/｜DSML｜parameter";
+  static constexpr std::string_view kHolding[] = {kThinkOpen, kThinkClose, kTagOpen, kTagClose};
+  static constexpr std::string_view kMarkers[] = {kThinkOpen, kThinkClose, kTagOpen, kTagClose, kBos, kEos, kDsml, "<｜DSML｜",
+                                                  "</｜DSML｜", kClose, kCloseLine, dsml::kParameterEnd};
+  for (;;) {
+    const Hit hit = find_marker(held(), kMarkers, scanned_);
+    size_t at = certain(hit.begin, held());
+    scanned_ = at;
+    if (!holds_value_) {
+      tell_value(held().substr(0, at), out);
+      take(at);
+      at = 0;
+    }
+    if (hit.marker.empty() || hit.may_grow) return false;
+    if (std::find(std::begin(kHolding), std::end(kHolding), hit.marker) != std::end(kHolding)) {
+      holds_value_ = true;
+      scanned_ = at + hit.marker.size();
+      continue;
+    }
+    if (hit.marker != kClose && hit.marker != kCloseLine) return fall_silent();  // only the whole text tells
+    tell_value(held().substr(0, at), out);
+    if (value_is_string_) tell(Delta::Kind::kArguments, "\"", out);
+    take(at + hit.marker.size());
+    state_ = State::kAfterValue;
     return true;
   }
-  if (value_is_string_) tell(Delta::Kind::kArguments, "\"", out);
-  held_.erase(0, hit.marker.size());
-  state_ = State::kAfterValue;
-  return true;
 }
 
 bool StreamParser::step(std::vector<Delta>& out) {
@@ -152,60 +169,53 @@ bool StreamParser::step(std::vector<Delta>& out) {
     case State::kContent: return plain_text(out);
     case State::kBlock: {
       static constexpr std::array kTags = {dsml::kInvokeOpen, dsml::kCallsClose};
-      const int found = between_tags(held_, kTags, tag);
+      const int found = between_tags(held(), kTags, tag);
       if (found == 0) return false;
-      if (found < 0 || tag == dsml::kCallsClose) {
-        state_ = State::kSilent;
-      } else {
-        held_.erase(0, 2 + tag.size());
-        state_ = State::kInvoke;
-      }
+      if (found < 0 || tag == dsml::kCallsClose) return fall_silent();
+      take(2 + tag.size());
+      state_ = State::kInvoke;
       return true;
     }
     case State::kInvoke: {
-      const size_t parameter = held_.find(dsml::kParameterOpen), close = held_.find(dsml::kInvokeClose);
-      const size_t at = std::min(parameter, close);
-      if (at == std::string::npos) return false;
+      static constexpr std::array kTags = {dsml::kParameterOpen, dsml::kInvokeClose};
+      const Hit hit = find_marker(held(), kTags, scanned_);
+      scanned_ = std::min(hit.begin, held().size());
+      if (hit.marker.empty()) return false;
       std::string name;
-      if (!dsml::parse_invoke_line(std::string_view(held_).substr(0, at), name) || name.find(kDsml) != std::string::npos) {
-        state_ = State::kSilent;
-        return true;
-      }
+      if (!dsml::parse_invoke_line(held().substr(0, hit.begin), name) || name.find(kDsml) != std::string::npos) return fall_silent();
       tell(Delta::Kind::kToolCall, name, out);
       first_parameter_ = true;
-      if (close < parameter) tell(Delta::Kind::kArguments, "{}", out);
-      state_ = close < parameter ? State::kBlock : State::kParameter;
-      held_.erase(0, at + (close < parameter ? dsml::kInvokeClose : dsml::kParameterOpen).size());
+      const bool closes = hit.marker == dsml::kInvokeClose;
+      if (closes) tell(Delta::Kind::kArguments, "{}", out);
+      state_ = closes ? State::kBlock : State::kParameter;
+      take(hit.begin + hit.marker.size());
       return true;
     }
     case State::kParameter: {
+      static constexpr std::array kMarkers = {dsml::kHeaderTrue, dsml::kHeaderFalse, std::string_view(kDsml)};
+      if (held().size() < dsml::kHeaderBegin.size()) return false;
+      const Hit hit = find_marker(held(), kMarkers, std::max(scanned_, dsml::kHeaderBegin.size()));
+      scanned_ = std::min(hit.begin, held().size());
+      if (hit.marker.empty()) return false;
       dsml::ParameterHeader header;
-      const bool complete = dsml::parse_parameter_header(held_, header);
-      const size_t marker = held_.find(kDsml);
-      if (marker != std::string::npos && (!complete || marker < header.value_begin)) {
-        state_ = State::kSilent;
-        return true;
-      }
-      if (!complete) return false;
+      if (hit.marker == kDsml || !dsml::parse_parameter_header(held(), header)) return fall_silent();
       const std::string key(header.key);
       tell(Delta::Kind::kArguments, (first_parameter_ ? "{" : ", ") + json::quote(key) + ": " + (header.is_string ? "\"" : ""), out);
       first_parameter_ = false;
       value_is_string_ = header.is_string;
-      held_.erase(0, header.value_begin);
+      holds_value_ = false;
+      take(header.value_begin);
       state_ = State::kValue;
       return true;
     }
     case State::kValue: return value(out);
     case State::kAfterValue: {
       static constexpr std::array kTags = {dsml::kParameterOpen, dsml::kInvokeClose};
-      const int found = between_tags(held_, kTags, tag);
+      const int found = between_tags(held(), kTags, tag);
       if (found == 0) return false;
-      if (found < 0) {
-        state_ = State::kSilent;
-        return true;
-      }
+      if (found < 0) return fall_silent();
       if (tag == dsml::kInvokeClose) tell(Delta::Kind::kArguments, "}", out);
-      held_.erase(0, 2 + tag.size());
+      take(2 + tag.size());
       state_ = tag == dsml::kInvokeClose ? State::kBlock : State::kParameter;
       return true;
     }
@@ -217,8 +227,6 @@ bool StreamParser::step(std::vector<Delta>& out) {
 std::vector<Delta> StreamParser::feed(std::string_view bytes) {
   std::vector<Delta> out;
   all_ += bytes;
-  if (state_ == State::kSilent) return out;
-  held_ += bytes;
   while (step(out)) {
   }
   return out;
@@ -249,9 +257,9 @@ std::variant<AssistantMessage, ParseError> StreamParser::finish(std::vector<Delt
 std::vector<Delta> StreamParser::cut() {
   std::vector<Delta> out;
   const bool in_text = state_ == State::kReasoning || state_ == State::kContent;
-  if (in_text && held_.find("｜") == std::string::npos)
-    tell(state_ == State::kReasoning ? Delta::Kind::kReasoning : Delta::Kind::kContent, held_, out);
-  held_.clear();
+  if (in_text && held().find("｜") == std::string::npos)
+    tell(state_ == State::kReasoning ? Delta::Kind::kReasoning : Delta::Kind::kContent, std::string(held()), out);
+  take(held().size());
   return out;
 }
 

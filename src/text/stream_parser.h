@@ -38,17 +38,24 @@ class StreamParser {
  private:
   enum class State { kReasoning, kContent, kBlock, kInvoke, kParameter, kValue, kAfterValue, kSilent };
 
-  bool step(std::vector<Delta>& out);  // one transition on held_; false: more text is needed
+  bool step(std::vector<Delta>& out);  // one transition on held(); false: more text is needed
   bool plain_text(std::vector<Delta>& out);
   bool value(std::vector<Delta>& out);
+  bool fall_silent();
   void tell(Delta::Kind kind, std::string text, std::vector<Delta>& out);
+  void tell_value(std::string_view text, std::vector<Delta>& out);
+  static size_t certain(size_t marker, std::string_view text);
+  std::string_view held() const { return std::string_view(all_).substr(done_); }  // what is not decided
+  void take(size_t n);                                                           // from held()
 
   bool thinking_;
   State state_;
-  std::string all_;   // everything fed
-  std::string held_;  // the part of it that is not decided
+  std::string all_;     // everything fed
+  size_t done_ = 0;     // of it, decided
+  size_t scanned_ = 0;  // of held(), known to hold no marker: no byte is searched again for every piece
   AssistantMessage told_;
   bool value_is_string_ = false;
+  bool holds_value_ = false;  // a think tag stands in the value
   bool first_parameter_ = true;
 };
 

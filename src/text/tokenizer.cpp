@@ -37,11 +37,8 @@ class MergeTable {
   static uint64_t key(TokenId left, TokenId right) {
     return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
   }
-  bool insert(TokenId left, TokenId right, int32_t rank, TokenId merged) {
-    Merge& slot = slots_[place(key(left, right))];
-    if (slot.pair != kEmpty) return false;
-    slot = {key(left, right), rank, merged};
-    return true;
+  void insert(TokenId left, TokenId right, int32_t rank, TokenId merged) {
+    slots_[place(key(left, right))] = {key(left, right), rank, merged};
   }
   const Merge* find(TokenId left, TokenId right) const {
     const Merge& slot = slots_[place(key(left, right))];
@@ -386,14 +383,18 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json_text, const std::string
   std::unordered_map<std::string_view, TokenId> ids;  // by spelling in the file
   ids.reserve(vocab->as_object().size());
   impl->byte_ids.fill(-1);
-  std::vector<std::string_view> not_bytes;
+  std::vector<std::pair<std::string_view, TokenId>> not_bytes;
   for (const auto& [spelling, value] : vocab->as_object()) {
     const auto id = read_id(&value);
     if (!id) return wrong(file, "model.vocab: " + json::quote(spelling), "a token id", &value);
     if (!place(*id)) return Error{Code::kCorrupt, fmt::format("{}: model.vocab: two tokens have id {}", file, *id)};
     std::string& bytes = impl->pieces[static_cast<size_t>(*id)];
-    if (!alphabet.decode(spelling, bytes)) bytes = spelling;  // must turn out to be an added token
-    if (bytes.size() == 1) impl->byte_ids[static_cast<unsigned char>(bytes[0])] = *id;
+    if (!alphabet.decode(spelling, bytes)) {  // must turn out to be an added token
+      bytes = spelling;
+      not_bytes.emplace_back(spelling, *id);
+    } else if (bytes.size() == 1) {
+      impl->byte_ids[static_cast<unsigned char>(bytes[0])] = *id;
+    }
     ids.emplace(spelling, *id);
   }
   for (int b = 0; b < 256; ++b)
@@ -420,7 +421,7 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json_text, const std::string
     const auto merged_id = ids.find(std::string(left) + std::string(right));
     if (left.empty() || left_id == ids.end() || right_id == ids.end() || merged_id == ids.end())
       return wrong(file, fmt::format("model.merges {}", rank), "two tokens whose sum is a token", &merge);
-    impl->merges.insert(left_id->second, right_id->second, rank++, merged_id->second);  // a repeat keeps its first rank
+    impl->merges.insert(left_id->second, right_id->second, rank++, merged_id->second);  // a repeat takes its last rank, as everywhere
   }
 
   if (const json::Value* added = root.find("added_tokens"); added && added->is_array())
@@ -445,6 +446,9 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json_text, const std::string
       impl->pieces[static_cast<size_t>(*id)] = text;
       impl->added.insert(text, *id);
     }
+  for (const auto& [spelling, id] : not_bytes)
+    if (!(impl->flags[static_cast<size_t>(id)] & Impl::kAdded))
+      return Error{Code::kCorrupt, fmt::format("{}: model.vocab: {}: expected the byte alphabet or an added token", file, json::quote(spelling))};
   return Tokenizer(std::move(impl));
 }
 

@@ -25,6 +25,10 @@ TEST(Json, PrintsWhatPythonPrints) {
   }
   EXPECT_EQ(dump(parse("\"é🙂\"").value(), {.ascii = true}), "\"\\u00e9\\ud83d\\ude42\"");
   EXPECT_EQ(dump(parse("\"\\ud800x\"").value(), {.ascii = true}), "\"\\ud800x\"");
+  // A line for another program is UTF-8: half a pair stays an escape, even as a key, and comes back.
+  const Value half = parse("{\"\\udc00\": \"é\\ud800\\ud83d\\ude42\"}").value();
+  EXPECT_EQ(dump(half, kCompact), "{\"\\udc00\":\"é\\ud800🙂\"}");
+  EXPECT_EQ(parse(dump(half, kCompact)).value(), half);
 }
 
 TEST(Json, RefusesWhatPythonRefuses) {
@@ -32,6 +36,13 @@ TEST(Json, RefusesWhatPythonRefuses) {
                                  "1 2", "[1 2]", "\xEF\xBB\xBF{}", "\"\xFF\"", "\"\xC0\x80\"", "\"\xED\xA0\x80\"", "nan", "Infinity1", "{\"a\":1,}", "--1"})
     EXPECT_FALSE(parse(text).ok()) << text;
   EXPECT_FALSE(parse(std::string(100000, '[')).ok());
+  for (const int depth : {900, 901, 902}) {
+    const std::string text = std::string(static_cast<size_t>(depth), '[') + std::string(static_cast<size_t>(depth), ']');
+    EXPECT_EQ(parse(text).ok(), depth <= kMaxDepth + 1) << depth;
+    if (depth <= kMaxDepth) {
+      EXPECT_EQ(dump(parse(text).value()), text);
+    }
+  }
   EXPECT_FALSE(parse("{\"a\":1,\"a\":1}", Duplicates::kReject).ok());
   EXPECT_NE(parse("[1,\n x]").error().message.find("byte 5"), std::string::npos);
 }

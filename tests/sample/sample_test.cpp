@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <random>
 
 #include "sample/sampler.h"
 #include "sample/stop.h"
@@ -71,6 +74,51 @@ TEST(Sampler, PenaltiesCountWhatWasSeen) {
   EXPECT_EQ(repetition.pick(std::vector<float>{2.0f, 1.5f}, 0).value().token, 1);
 }
 
+TEST(Sampler, ExtremeValuesStillDraw) {
+  // A penalty that would make a logit infinite; tokens of the prompt that the model does not have.
+  Sampler extreme({.repetition_penalty = 1e-40f});
+  extreme.see_prompt(std::vector<TokenId>{1, 2, 77, 1 << 30});
+  EXPECT_EQ(extreme.pick(std::vector<float>{0, 5, -1, 0}, 0).value().token, 1);
+  for (const float temperature : {1e-45f, 1e-30f, 1e-3f}) {
+    EXPECT_EQ(pick({.temperature = temperature}, {1, 3, 2}), 1) << temperature;
+    const TokenId of_equals = pick({.temperature = temperature, .seed = 3}, {3, 3, 1});
+    EXPECT_TRUE(of_equals == 0 || of_equals == 1) << temperature;
+  }
+  EXPECT_EQ(pick({.top_p = 1e-30f}, {1, 3, 2}), 1);
+  EXPECT_EQ(pick({.top_k = 1}, {1, 3, 3}), 1);
+  EXPECT_EQ(pick({.min_p = 1}, {1, 3, 2}), 1);
+  EXPECT_EQ(pick({.temperature = 0}, {-3e38f, 3e38f}), 1);
+  EXPECT_EQ(pick({.temperature = 100}, {-3e38f, 3e38f}), 1);
+  Sampler logprobs({.temperature = 0, .n_logprobs = 50});
+  EXPECT_EQ(logprobs.pick(std::vector<float>{1, 1, 1}, 0).value().top.size(), 3u);
+}
+
+// Against the definition in double, written down plainly: the same token for every position.
+TEST(Sampler, FiltersAsDefined) {
+  for (uint64_t seed = 0; seed < 3000; ++seed) {
+    std::mt19937_64 random(seed);
+    std::vector<float> logits(1 + random() % 300);
+    for (float& logit : logits) logit = static_cast<float>(static_cast<int>(random() % 41) - 20) / (random() % 2 ? 4.0f : 1.0f);
+    const Options options{.temperature = std::array{0.1f, 0.7f, 1.0f, 2.0f}[random() % 4], .top_p = std::array{1.0f, 0.95f, 0.5f, 0.01f}[random() % 4],
+                          .top_k = std::array{0, 1, 5, 70, 1000}[random() % 5], .min_p = std::array{0.0f, 0.05f, 0.5f}[random() % 3], .seed = seed};
+    const double most = *std::max_element(logits.begin(), logits.end());
+    std::vector<std::pair<double, TokenId>> p;  // not normalised: the largest is 1
+    for (size_t i = 0; i < logits.size(); ++i) p.emplace_back(std::exp((logits[i] - most) / options.temperature), static_cast<TokenId>(i));
+    const bool filters = options.top_p < 1 || options.min_p > 0 || (options.top_k > 0 && static_cast<size_t>(options.top_k) < p.size());
+    if (filters) std::stable_sort(p.begin(), p.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+    if (options.top_k > 0 && static_cast<size_t>(options.top_k) < p.size()) p.resize(static_cast<size_t>(options.top_k));
+    double total = 0, sum = 0;
+    for (const auto& [weight, token] : p) total += weight;
+    size_t kept = 0;
+    for (; kept < p.size() && (kept == 0 || (sum < options.top_p * total && p[kept].first >= options.min_p)); ++kept) sum += p[kept].first;
+    double left = random_number(seed, 5) * sum;
+    size_t drawn = 0;
+    for (size_t i = 0; i < kept; ++i)
+      if (left >= 0) left -= p[drawn = i].first;
+    EXPECT_EQ(pick(options, logits, 5), p[drawn].second) << seed;
+  }
+}
+
 TEST(Sampler, LogprobsAreTheModels) {
   Sampler sampler({.temperature = 0, .n_logprobs = 2});
   const auto choice = sampler.pick(kLogits, 0).value();
@@ -110,6 +158,40 @@ TEST(StopMatcher, FindsStopsAcrossAnyPieces) {
       EXPECT_EQ(shown, c.shown) << c.text << " at " << split;
       EXPECT_EQ(matcher.matched(), c.matched);
     }
+  }
+}
+
+// Against the definition: the stop that ends first, of those the longest; and what was shown is never withdrawn.
+TEST(StopMatcher, RandomStopsInRandomPieces) {
+  for (uint64_t seed = 0; seed < 20000; ++seed) {
+    std::mt19937_64 random(seed);
+    const auto word = [&](size_t most) {
+      std::string text;
+      for (size_t n = random() % (most + 1); n > 0; --n) text += std::array{"a", "b", "é", "è"}[random() % 4];
+      return text;
+    };
+    std::vector<std::string> stops;
+    for (uint64_t n = random() % 4; n > 0; --n) stops.push_back(word(5));
+    const std::string text = word(30);
+    std::string matched, shown = text;
+    for (size_t end = 1; end <= text.size() && matched.empty(); ++end)
+      for (const std::string& stop : stops)
+        if (text.substr(0, end).ends_with(stop) && stop.size() > matched.size()) {
+          matched = stop;
+          shown = text.substr(0, end - stop.size());
+        }
+    StopMatcher matcher(stops);
+    std::string out;
+    for (size_t i = 0; i < text.size();) {
+      const size_t n = random() % 5;
+      out += matcher.feed(text.substr(i, n));
+      i += n;
+      EXPECT_TRUE(shown.starts_with(out)) << seed;
+    }
+    out += matcher.finish();
+    EXPECT_EQ(out, shown) << seed;
+    EXPECT_EQ(matcher.matched(), matched) << seed;
+    if (HasFailure()) return;
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <ctime>
 #include <fstream>
 #include <random>
 
@@ -133,6 +134,9 @@ void check_parses(const std::string& path) {
 }
 
 TEST(EncodePrompt, GoldenLinesOfTheRepository) { check_prompts(fixture("prompts.jsonl")); }
+// What the goldens lack, answered by the official encoder: contexts that lose a developer's message, ids in other
+// places, arguments that are no text, and which of several errors is told.
+TEST(EncodePrompt, EdgesAsTheOfficialEncoder) { check_prompts(fixture("prompts_edge.jsonl")); }
 TEST(EncodePrompt, AllGoldenLines) {
   HADAL_NEEDS_SHARED("golden/prompts.jsonl");
   check_prompts(shared_path("golden/prompts.jsonl"));
@@ -197,6 +201,74 @@ TEST(ParseCompletion, RandomTextsStreamAsTheyParse) {
     check_streams(text, thinking, pieces, strict);
     if (HasFailure()) return;
   }
+}
+
+// Every text in pieces of a few bytes, damaged ones too: golden texts with a stretch deleted, doubled or replaced.
+TEST(ParseCompletion, DamagedTextsStreamAsTheyParse) {
+  const char* parts[] = {"", "<", "\n", "</think>", "<think>", kEos, kBos, "｜DSML｜", "\n\n<｜DSML｜tool_calls", "</｜DSML｜parameter>\n", "/｜DSML｜parameter",
+                         "<\n", "<｜User｜>", "</｜", "\" string=\"false\">", "\">\n"};
+  const std::vector<Value> lines = lines_of(fixture("parses.jsonl"));
+  for (uint64_t seed = 0; seed < 6000; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937_64 random(seed);
+    const Value& line = lines[random() % lines.size()];
+    std::string text = text_of(line, "text");
+    for (uint64_t n = random() % 3; n > 0; --n) {
+      const size_t at = random() % (text.size() + 1), size = random() % 30;
+      if (random() % 3 == 0) {
+        text.insert(at, text.substr(at, size));
+      } else {
+        text.replace(at, random() % 2 ? size : 0, parts[random() % std::size(parts)]);
+      }
+    }
+    const bool thinking = text_of(line, "thinking_mode") == "thinking";
+    const auto strict = parse_completion(text, thinking);
+    const size_t most = 1 + random() % 40;
+    std::vector<std::string_view> pieces;
+    for (std::string_view rest(text); !rest.empty(); rest.remove_prefix(pieces.back().size()))
+      pieces.push_back(rest.substr(0, 1 + random() % most));
+    check_streams(text, thinking, pieces, strict);
+    if (HasFailure()) return;
+  }
+}
+
+TEST(StreamParser, AValueWithThinkTagsComesWhenItCloses) {
+  StreamParser parser(false);
+  std::string arguments;
+  const auto feed = [&](const std::string& text) {
+    for (const Delta& delta : parser.feed(text))
+      if (delta.kind == Delta::Kind::kArguments) arguments += delta.text;
+    return arguments;
+  };
+  EXPECT_EQ(feed("\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"x\" string=\"true\">a"), "{\"x\": \"a");
+  EXPECT_EQ(feed("b<think"), "{\"x\": \"ab");
+  EXPECT_EQ(feed("> and <｜User｜> c"), "{\"x\": \"ab");
+  EXPECT_EQ(feed("</｜DSML｜parameter>\n"), "{\"x\": \"ab<think> and <｜User｜> c\"");
+  EXPECT_EQ(feed("<｜DSML｜parameter name=\"y\" string=\"false\">1"), "{\"x\": \"ab<think> and <｜User｜> c\", \"y\": 1");
+}
+
+// Quadratic work would take minutes here.
+TEST(StreamParser, LongTextsInSmallPiecesAreQuick) {
+  std::string calls = "\n\n<｜DSML｜tool_calls>\n";
+  for (int i = 0; i < 20000; ++i) calls += "<｜DSML｜invoke name=\"f\">\n\n</｜DSML｜invoke>\n";
+  std::string parameters = "\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n";
+  for (int i = 0; i < 20000; ++i) parameters += "<｜DSML｜parameter name=\"k" + std::to_string(i) + "\" string=\"true\">x</｜DSML｜parameter>\n";
+  const std::string end = std::string("</｜DSML｜tool_calls>") + kEos, invoke = "\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke";
+  const std::string header = invoke + " name=\"f\">\n<｜DSML｜parameter name=\"";
+  const std::string texts[] = {calls + end, parameters + "</｜DSML｜invoke>\n" + end, invoke + std::string(500000, 'n'), header + std::string(500000, 'k'),
+                               header + "k\" string=\"true\"><think>" + std::string(500000, 'v'), std::string(500000, '<'), std::string(500000, '\n')};
+  const std::clock_t begin = std::clock();
+  for (const std::string& text : texts)
+    for (const size_t size : {size_t{3}, text.size()}) {
+      StreamParser parser(false);
+      for (size_t i = 0; i < text.size(); i += size) parser.feed(std::string_view(text).substr(i, size));
+      std::vector<Delta> rest;
+      const auto verdict = parser.finish(rest);
+      if (const auto* message = std::get_if<AssistantMessage>(&verdict)) {
+        EXPECT_EQ(*message, parser.so_far());
+      }
+    }
+  EXPECT_LT(static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC, 15.0);
 }
 
 TEST(StreamParser, TextComesAsSoonAsItIsCertain) {

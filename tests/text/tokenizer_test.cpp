@@ -161,6 +161,10 @@ TEST(TokenizerJson, RefusesByNameWhatItDoesNotDo) {
     EXPECT_NE(result.error().message.find("t.json"), std::string::npos);
     EXPECT_NE(result.error().message.find(c.names), std::string::npos) << result.error().message;
   }
+  // A spelling outside the byte alphabet is no byte: a blank is written there as U+0120.
+  std::string blank = good;
+  blank.replace(blank.find("\"Ġ\": "), 4, "\" \"");
+  EXPECT_FALSE(Tokenizer::parse(blank, "t").ok());
   for (size_t n = 0; n < good.size(); n += 97) EXPECT_FALSE(Tokenizer::parse(good.substr(0, n), "t").ok());
 }
 
