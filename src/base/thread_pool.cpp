@@ -65,6 +65,7 @@ void ThreadPool::run_erased(int64_t n_tasks, Call call, const void* body) {
     for (int64_t task = 0; task < n_tasks; ++task) call(body, task, 0);
     return;
   }
+  HADAL_CHECK(running_.load(std::memory_order_relaxed) == 0);  // a body that runs the pool itself would wait for itself
   n_tasks_ = n_tasks;
   call_ = call;
   body_ = body;
