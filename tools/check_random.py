@@ -22,6 +22,8 @@ BASE = {"architectures": ["DeepseekV4ForCausalLM"], "model_type": "deepseek_v4",
 
 
 def draw(r):
+    """An architecture. Ends of ranges are drawn more often than their middles: window 1, all or no hash layers, no
+    MTP block, no YaRN, one head, entries of one token, blocks longer than the prompt."""
     layers = r.randint(1, 5)
     rope = 2 * r.randint(2, 12)
     head_dim = rope + 8 * r.randint(1, 10)
@@ -29,18 +31,20 @@ def draw(r):
     groups = r.randint(1, 3)
     experts = r.randint(2, 10)
     top = r.randint(1, min(experts, 4))
-    return dict(BASE, vocab_size=r.randint(20, 300), hidden_size=32 * r.randint(1, 6), num_hidden_layers=layers,
-                num_hash_layers=r.randint(0, layers), num_attention_heads=groups * r.randint(1, 3), head_dim=head_dim,
+    mtp = r.choice([0, 1, 1])
+    yarn = {"type": "yarn", "factor": r.choice([4, 16]), "beta_fast": 32, "beta_slow": 1,
+            "original_max_position_embeddings": r.choice([256, 65536])}
+    return dict(BASE, vocab_size=r.randint(20, 300), num_nextn_predict_layers=mtp, hidden_size=32 * r.randint(1, 6), num_hidden_layers=layers,
+                num_hash_layers=r.choice([0, layers, r.randint(0, layers)]), num_attention_heads=groups * r.randint(1, 3), head_dim=head_dim,
                 qk_rope_head_dim=rope, q_lora_rank=r.randint(20, 160), o_groups=groups, o_lora_rank=r.randint(8, 80),
-                sliding_window=r.randint(1, 140), index_n_heads=r.randint(1, 10), index_head_dim=index_dim,
+                sliding_window=r.choice([1, 2, r.randint(1, 140), r.randint(1, 140), r.randint(1, 140)]), index_n_heads=r.randint(1, 10), index_head_dim=index_dim,
                 index_topk=r.randint(1, 60), n_routed_experts=experts, num_experts_per_tok=top,
                 moe_intermediate_size=32 * r.randint(1, 6), routed_scaling_factor=round(r.uniform(0.5, 3), 2),
                 swiglu_limit=r.choice([0.0, 1.5, 10.0]), hc_mult=r.randint(1, 5), hc_sinkhorn_iters=r.randint(1, 20),
                 hc_eps=r.choice([1e-6, 1e-5]), rms_norm_eps=r.choice([1e-6, 1e-5]), rope_theta=r.choice([500, 10000]),
                 compress_rope_theta=r.choice([8000, 160000]),
-                rope_scaling={"type": "yarn", "factor": r.choice([4, 16]), "beta_fast": 32, "beta_slow": 1,
-                              "original_max_position_embeddings": r.choice([256, 65536])},
-                compress_ratios=[r.choice([0, 4, 4, 128, 16, 2]) for _ in range(layers)] + [0])
+                rope_scaling=r.choice([yarn, yarn, yarn, None]),
+                compress_ratios=[r.choice([0, 4, 4, 4, 128, 16, 2, r.choice([1, 3, 5, 64, 400])]) for _ in range(layers)] + [0] * mtp)
 
 
 def wide():
@@ -72,7 +76,7 @@ def main():
             style = "release" if a.wide else r.choice(["release", "release", "base", "bf16"])
             oracle = [sys.executable, a.oracle]
             subprocess.run(oracle + ["synth", "--config", config, "--seed", str(seed), "-o", model, "--style", style,
-                                     "--shards", str(r.choice([1, 1, 3]))], check=True)
+                                     "--shards", str(r.choice([1, 1, 3]))] + r.choice([[], [], ["--legacy-names"]]), check=True)
             length = 300 if a.wide else r.choice([1, 2, 3, 5, 8, 30, 65, 130, 270]) + r.randint(30, 60)
             out = subprocess.run(oracle + ["golden", model, "-o", golden, "--length", str(length), "--seed", str(seed),
                                            "--new", "0", "--exact-only"], check=True, capture_output=True, text=True)
@@ -82,7 +86,7 @@ def main():
                 continue
             run = subprocess.run([a.hadal, "verify", "-m", model, "--golden", golden, "--numerics", "exact", "--chunk",
                                   str(r.choice([0, 1, 7, 64])), "--threads", str(r.choice([1, 2])), "--batch",
-                                  str(r.choice([1, 3]))], capture_output=True, text=True)
+                                  str(r.choice([1, 3])), "--isa", r.choice(["auto", "auto", "reference"])], capture_output=True, text=True)
             done += 1
             if run.returncode:
                 failed += 1

@@ -18,9 +18,11 @@ void pause() {
 #endif
 }
 
-// Waits until `value` differs from `old`: spins a little, then sleeps in the kernel.
-void wait_for_change(std::atomic<uint32_t>& value, uint32_t old) {
-  const auto limit = std::chrono::steady_clock::now() + kSpin;
+// Waits until `value` differs from `old`: spins a little, then sleeps in the kernel. Threads past the number of
+// cores do not spin: they would keep a core from the very thread that they wait for.
+void wait_for_change(std::atomic<uint32_t>& value, uint32_t old, int thread) {
+  static const int n_cores = ThreadPool::default_threads();
+  const auto limit = std::chrono::steady_clock::now() + (thread < n_cores ? kSpin : std::chrono::microseconds(0));
   do {
     for (int i = 0; i < 64; ++i) {
       if (value.load(std::memory_order_acquire) != old) return;
@@ -65,6 +67,7 @@ void ThreadPool::run_erased(int64_t n_tasks, Call call, const void* body) {
     for (int64_t task = 0; task < n_tasks; ++task) call(body, task, 0);
     return;
   }
+  HADAL_CHECK(running_.load(std::memory_order_relaxed) == 0);  // a body that runs the pool itself would wait for itself
   n_tasks_ = n_tasks;
   call_ = call;
   body_ = body;
@@ -73,13 +76,13 @@ void ThreadPool::run_erased(int64_t n_tasks, Call call, const void* body) {
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   take_tasks(0);
-  for (uint32_t left; (left = running_.load(std::memory_order_acquire)) != 0;) wait_for_change(running_, left);
+  for (uint32_t left; (left = running_.load(std::memory_order_acquire)) != 0;) wait_for_change(running_, left, size() - 1);
 }
 
 void ThreadPool::work(int thread) {
   uint32_t seen = 0;
   for (;;) {
-    wait_for_change(generation_, seen);
+    wait_for_change(generation_, seen, thread);
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load()) return;
     take_tasks(thread);

@@ -23,7 +23,11 @@ class Golden {
   std::vector<float> floats(const std::string& name) const;     // F32, BF16
   std::vector<int64_t> integers(const std::string& name) const;  // I64, I32
   std::vector<TokenId> tokens() const;
-  // A number of a JSON object in the metadata, such as stat("faithful.f32_vs_f64", "median"); 0 if absent.
+  // kCorrupt unless tensor `name` is there with this shape and kind. To be called before reading
+  // it.
+  Status expect(const std::string& name, bool is_integer, const std::vector<int64_t>& shape) const;
+  // A number of a JSON object in the metadata, such as stat("faithful.f32_vs_f64", "median"); 0 if
+  // absent.
   double stat(const std::string& key, const std::string& field) const;
 
  private:
@@ -32,6 +36,7 @@ class Golden {
     std::vector<int64_t> shape;
     const std::byte* data = nullptr;
   };
+  std::string path_;
   FileMap file_;
   std::map<std::string, Entry> tensors_;
   std::map<std::string, std::string> metadata_;

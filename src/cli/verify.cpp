@@ -21,6 +21,9 @@ namespace {
 
 using model::Transformer;
 
+constexpr int64_t kExactSteps =
+    40;  // single steps at the end of the prompt; the golden files hold none for `exact`
+
 struct VerifyOptions {
   std::string model, golden, numerics = "both", isa = "auto";
   int64_t chunk = 0;  // 0: the whole prompt in one call
@@ -28,13 +31,18 @@ struct VerifyOptions {
   int batch = 1;
 };
 
+// |a - b|; infinite where one is not a number, so that no maximum and no quantile can lose it.
+double distance(float a, float b) {
+  const double d = std::fabs(static_cast<double>(a) - b);
+  return std::isfinite(d) ? d : INFINITY;
+}
+
 // max|a-b| / max|b| of one row
 double row_error(const float* a, const float* b, int64_t n) {
   double difference = 0, scale = 1e-30;
   for (int64_t i = 0; i < n; ++i) {
-    const double d = std::fabs(static_cast<double>(a[i]) - b[i]);
-    if (!(d <= difference)) difference = d;  // keeps NaN
-    scale = std::max(scale, std::fabs(static_cast<double>(b[i])));
+    difference = std::max(difference, distance(a[i], b[i]));
+    if (std::isfinite(b[i])) scale = std::max(scale, std::fabs(static_cast<double>(b[i])));
   }
   return difference / scale;
 }
@@ -84,6 +92,7 @@ class Report {
     std::vector<double> errors;
     int64_t agree = 0, clear = 0, clear_agree = 0;
     const int64_t n = static_cast<int64_t>(got.size()) / width;
+    if (n == 0) return line(name, false, "no rows to compare");
     for (int64_t i = 0; i < n; ++i) {
       const float* a = got.data() + i * width;
       const float* b = expected.data() + i * width;
@@ -95,7 +104,7 @@ class Report {
         clear_agree += same;
       }
     }
-    const double max = *std::max_element(errors.begin(), errors.end(), [](double a, double b) { return !(a >= b); });
+    const double max = *std::max_element(errors.begin(), errors.end());
     const double median = quantile(errors, 0.5), p95 = quantile(errors, 0.95);
     const bool ok = max <= limits.max && median <= limits.median && p95 <= limits.p95 &&
                     static_cast<double>(clear_agree) >= limits.argmax * static_cast<double>(clear);
@@ -169,22 +178,28 @@ class Runner {
     std::vector<float> out, streams;
     HADAL_TRY(model_.forward(batch, out, mtp_logits ? &streams : nullptr));
     const int64_t vocab = model_.config().vocab_size;
-    int64_t before_logits = 0, before_rows = 0;
-    for (size_t i = 0; i < mine; ++i) {
-      before_logits += companion_tokens[i].empty() ? 0 : 1;
-      before_rows += static_cast<int64_t>(companion_tokens[i].size());
-    }
-    logits.insert(logits.end(), out.begin() + before_logits * vocab, out.begin() + (before_logits + n) * vocab);
+    int64_t before = 0;
+    for (size_t i = 0; i < mine; ++i) before += companion_tokens[i].empty() ? 0 : 1;
+    logits.insert(logits.end(), out.begin() + before * vocab, out.begin() + (before + n) * vocab);
     if (!mtp_logits) return {};
-    // Rows whose next token is known: all but the prompt's last.
+    // Rows whose next token is known: all but the prompt's last. A companion's rows meet its tokens
+    // as they are.
     const int64_t n_mtp = std::min<int64_t>(n, static_cast<int64_t>(tokens_.size()) - 1 - position);
     if (n_mtp <= 0) return {};
     const int64_t width = static_cast<int64_t>(model_.config().hc_mult) * model_.config().dim;
-    const model::MtpSequence mtp{&state_, streams.data() + before_rows * width,
-                                 tokens_.subspan(static_cast<size_t>(position) + 1, static_cast<size_t>(n_mtp)), n_mtp};
+    std::vector<model::MtpSequence> mtp;
+    const float* rows = streams.data();
+    for (size_t i = 0; i < batch.size(); ++i) {
+      const auto next =
+          i == mine ? tokens_.subspan(static_cast<size_t>(position) + 1, static_cast<size_t>(n_mtp))
+                    : batch[i].tokens;
+      mtp.push_back({batch[i].state, rows, next, i == mine ? n_mtp : 1});
+      rows += static_cast<int64_t>(batch[i].tokens.size()) * width;
+    }
     std::vector<float> mtp_out;
-    HADAL_TRY(model_.mtp({&mtp, 1}, mtp_out));
-    mtp_logits->insert(mtp_logits->end(), mtp_out.begin(), mtp_out.end());
+    HADAL_TRY(model_.mtp(mtp, mtp_out));
+    mtp_logits->insert(mtp_logits->end(), mtp_out.begin() + before * vocab,
+                       mtp_out.begin() + (before + n_mtp) * vocab);
     return {};
   }
 
@@ -195,7 +210,38 @@ class Runner {
   std::vector<Companion> companions_;
 };
 
-std::vector<float> pick_rows(const std::vector<float>& all, const std::vector<int64_t>& rows, int64_t width) {
+bool same_bits(std::span<const float> a, std::span<const float> b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](float x, float y) { return bits_of(x) == bits_of(y); });
+}
+
+// The same prompt once more: the first `start` tokens, then one token at a time. `steps`: logits
+// from position start - 1 on. They and the MTP logits must have the bits of the prefill.
+Status run_steps(Transformer& model, const VerifyOptions& options, std::span<const TokenId> tokens,
+                 int64_t start, const std::vector<float>& prefill,
+                 const std::vector<float>& prefill_mtp, const std::string& numerics,
+                 std::vector<float>& steps, Report& report) {
+  const size_t first = static_cast<size_t>(start),
+               vocab = static_cast<size_t>(model.config().vocab_size);
+  const bool with_mtp = !prefill_mtp.empty();
+  Runner stepper(model, options, tokens);
+  std::vector<float> all, mtp;
+  HADAL_TRY(stepper.feed(tokens.first(first), all, with_mtp ? &mtp : nullptr));
+  for (size_t i = first; i < tokens.size(); ++i)
+    HADAL_TRY(stepper.feed(tokens.subspan(i, 1), all, with_mtp ? &mtp : nullptr));
+  const bool same = same_bits(all, prefill);
+  report.line(numerics + " prefill = steps", same, same ? "bit for bit" : "bits differ");
+  if (with_mtp) {
+    const bool same_mtp = same_bits(mtp, prefill_mtp);
+    report.line(numerics + " MTP prefill = steps", same_mtp,
+                same_mtp ? "bit for bit" : "bits differ");
+  }
+  steps.assign(all.begin() + static_cast<ptrdiff_t>((first - 1) * vocab), all.end());
+  return {};
+}
+
+std::vector<float> pick_rows(const std::vector<float>& all, const std::vector<int64_t>& rows,
+                             int64_t width) {
   std::vector<float> picked;
   for (const int64_t row : rows) picked.insert(picked.end(), all.begin() + row * width, all.begin() + (row + 1) * width);
   return picked;
@@ -241,8 +287,11 @@ Status verify_exact(Transformer& model, const VerifyOptions& options, const Gold
   if (with_mtp)
     report.rows("exact.mtp_logits", pick_rows(mtp, golden.integers("mtp_rows"), vocab),
                 golden.floats("exact.mtp_logits"), vocab, limits);
-  return check_greedy(model, runner, golden, "exact", logits.data() + logits.size() - static_cast<size_t>(vocab), 0,
-                      report);
+  HADAL_TRY(check_greedy(model, runner, golden, "exact",
+                         logits.data() + logits.size() - static_cast<size_t>(vocab), 0, report));
+  std::vector<float> steps;
+  return run_steps(model, options, tokens, std::max<int64_t>(1, std::ssize(tokens) - kExactSteps),
+                   logits, mtp, "exact", steps, report);
 }
 
 Status verify_faithful(Transformer& model, const VerifyOptions& options, const Golden& golden, Report& report) {
@@ -266,24 +315,17 @@ Status verify_faithful(Transformer& model, const VerifyOptions& options, const G
   HADAL_TRY(check_greedy(model, runner, golden, "faithful",
                          prefill.data() + prefill.size() - static_cast<size_t>(vocab), 0.3, report));
 
-  // A prefill of the first tokens, then one token at a time: near the golden steps, and our own prefill's bits.
-  const int64_t start = golden.integers("faithful.decode_start")[0];
-  Runner stepper(model, options, tokens);
-  std::vector<float> steps, head;
-  const std::span<const TokenId> all(tokens);
-  HADAL_TRY(stepper.feed(all.first(static_cast<size_t>(start)), head));
-  steps.assign(head.end() - vocab, head.end());
-  for (size_t i = static_cast<size_t>(start); i < tokens.size(); ++i) HADAL_TRY(stepper.feed(all.subspan(i, 1), steps));
-  report.rows("faithful.decode_logits", steps, golden.floats("faithful.decode_logits"), vocab, limits);
+  std::vector<float> steps;
+  HADAL_TRY(run_steps(model, options, tokens, golden.integers("faithful.decode_start")[0], prefill,
+                      mtp, "faithful", steps, report));
+  report.rows("faithful.decode_logits", steps, golden.floats("faithful.decode_logits"), vocab,
+              limits);
   std::vector<float> got = pick_rows(prefill, golden.integers("rows"), vocab);
   std::vector<float> expected = golden.floats("faithful.prefill_logits");
   const auto expected_steps = golden.floats("faithful.decode_logits");
   got.insert(got.end(), steps.begin(), steps.end());
   expected.insert(expected.end(), expected_steps.begin(), expected_steps.end());
   report.rows("faithful prefill and steps", got, expected, vocab, together);
-  const bool same = std::equal(steps.begin(), steps.end(), prefill.begin() + (start - 1) * vocab,
-                               [](float a, float b) { return bits_of(a) == bits_of(b); });
-  report.line("prefill = steps", same, same ? "bit for bit" : "bits differ");
   return {};
 }
 
@@ -324,6 +366,18 @@ struct ModuleTest {
     return it == taps.taps().end() ? nullptr : &it->second;
   }
 
+  // body(rows, number of the first) for all rows of x in pieces of --chunk.
+  template <class Body>
+  Status in_chunks(std::span<const float> x, const Body& body) const {
+    const int64_t d = model.config().dim, t = std::ssize(x) / d,
+                  chunk = options.chunk > 0 ? options.chunk : t;
+    for (int64_t first = 0; first < t; first += chunk)
+      HADAL_TRY(body(x.subspan(static_cast<size_t>(first * d),
+                               static_cast<size_t>(std::min(chunk, t - first) * d)),
+                     first));
+    return {};
+  }
+
   void share(const std::string& name, double share, double least) {
     report.line(name, share >= least, fmt::format("{:.2f} % of the rows equal, at least {:.0f} %", 100 * share, 100 * least));
   }
@@ -332,12 +386,19 @@ struct ModuleTest {
     const auto x = golden.floats("tap." + prefix + "attn_in"), expected = golden.floats("tap." + prefix + "attn_out");
     const int64_t d = model.config().dim;
     kv::SequenceState state = model.new_sequence();
-    std::vector<float> got;
+    std::vector<float> got, piece;
     taps.clear();
-    HADAL_TRY(model.attention_only(layer, state, x, got));
+    const Status fed = in_chunks(x, [&](std::span<const float> rows, int64_t) -> Status {
+      HADAL_TRY(model.attention_only(layer, state, rows, piece));
+      const int64_t n = std::ssize(rows) / d;
+      layer < model.config().n_layers ? state.advance(n) : state.advance_draft(n);
+      got.insert(got.end(), piece.begin(), piece.end());
+      return {};
+    });
+    HADAL_TRY(fed);
     double difference = 0, scale = 0, square = 0, reference = 0;
     for (size_t i = 0; i < got.size(); ++i) {
-      const double e = std::fabs(static_cast<double>(got[i]) - expected[i]);
+      const double e = distance(got[i], expected[i]);
       difference = std::max(difference, e);
       scale = std::max(scale, std::fabs(static_cast<double>(expected[i])));
       square += e * e;
@@ -366,9 +427,16 @@ struct ModuleTest {
     auto tokens = golden.tokens();
     if (layer >= model.config().n_layers) tokens.erase(tokens.begin());  // MTP row i has token i + 1
     tokens.resize(x.size() / static_cast<size_t>(model.config().dim));
-    std::vector<float> got;
+    std::vector<float> got, piece;
     taps.clear();
-    HADAL_TRY(model.moe_only(layer, tokens, x, got));
+    const Status fed = in_chunks(x, [&](std::span<const float> rows, int64_t first) -> Status {
+      const size_t n = rows.size() / static_cast<size_t>(model.config().dim);
+      HADAL_TRY(model.moe_only(layer, std::span(tokens).subspan(static_cast<size_t>(first), n),
+                               rows, piece));
+      got.insert(got.end(), piece.begin(), piece.end());
+      return {};
+    });
+    HADAL_TRY(fed);
     share(prefix + "ffn_out", share_of_equal_rows(got, expected, model.config().dim), 0.98);
     const int64_t k = model.config().n_activated_experts;
     share(prefix + "route_sel",
@@ -379,7 +447,8 @@ struct ModuleTest {
     double worst = 0;
     for (size_t i = 0; i < weights.size(); ++i)
       if (tap(prefix + "route_sel")->ints[i] == chosen[i])
-        worst = std::max(worst, std::fabs(static_cast<double>(tap(prefix + "route_w")->floats[i]) - weights[i]) / weights[i]);
+        worst =
+            std::max(worst, distance(tap(prefix + "route_w")->floats[i], weights[i]) / weights[i]);
     report.line(prefix + "route_w", worst <= 1e-6, fmt::format("max {:.1e}", worst));
     return {};
   }
@@ -391,22 +460,84 @@ struct ModuleTest {
       const std::string prefix = layer < model.config().n_layers
                                      ? fmt::format("layers.{}.", layer)
                                      : fmt::format("mtp.{}.", layer - model.config().n_layers);
-      if (golden.has("tap." + prefix + "attn_in") && golden.has("tap." + prefix + "attn_out"))
+      const bool is_draft = layer >= model.config().n_layers;
+      const std::string tap = "tap." + prefix;
+      const int64_t t = golden.shape("tokens")[0] - is_draft, d = model.config().dim;
+      if (golden.has(tap + "attn_in") && golden.has(tap + "attn_out")) {
+        for (const char* name : {"attn_in", "attn_out"})
+          HADAL_TRY(golden.expect(tap + name, false, {t, d}));
+        const int ratio = model.layout()->ratio(layer);
+        if (golden.has(tap + "entries"))
+          HADAL_TRY(golden.expect(tap + "entries", false,
+                                  {ratio == 0 ? 0 : t / ratio, model.config().head_dim}));
+        if (golden.has(tap + "index_sel"))
+          HADAL_TRY(golden.expect(
+              tap + "index_sel", true,
+              {t, ratio == 4 ? std::min<int64_t>(model.config().index_topk, t / 4) : 0}));
         HADAL_TRY(attention(layer, prefix));
-      if (golden.has("tap." + prefix + "ffn_in") && golden.has("tap." + prefix + "ffn_out") &&
-          golden.has("tap." + prefix + "route_sel") && golden.has("tap." + prefix + "route_w"))
+      }
+      if (golden.has(tap + "ffn_in") && golden.has(tap + "ffn_out") &&
+          golden.has(tap + "route_sel") && golden.has(tap + "route_w")) {
+        for (const char* name : {"ffn_in", "ffn_out"})
+          HADAL_TRY(golden.expect(tap + name, false, {t, d}));
+        HADAL_TRY(golden.expect(tap + "route_sel", true, {t, model.config().n_activated_experts}));
+        HADAL_TRY(golden.expect(tap + "route_w", false, {t, model.config().n_activated_experts}));
         HADAL_TRY(moe(layer, prefix));
+      }
     }
     model.set_probe(nullptr);
     return {};
   }
 };
 
+// Everything that will be read of the golden file has the shape that this model and the prompt
+// imply.
+Status check_shapes(const Golden& golden, const checkpoint::ModelConfig& config) {
+  const int64_t t = golden.shape("tokens")[0], vocab = config.vocab_size;
+  // The rows named by `rows` (positions below `end`) are in `values`.
+  const auto rows_of = [&](const std::string& rows, int64_t end,
+                           const std::string& values) -> Status {
+    const int64_t n = golden.has(rows) && !golden.shape(rows).empty() ? golden.shape(rows)[0] : 0;
+    HADAL_TRY(golden.expect(rows, true, {n}));
+    HADAL_TRY(golden.expect(values, false, {n, vocab}));
+    for (const int64_t row : golden.integers(rows))
+      if (row < 0 || row >= end)
+        return Error{Code::kCorrupt,
+                     fmt::format("golden {}: expected positions from 0 to {}, found {}", rows,
+                                 end - 1, row)};
+    return {};
+  };
+  for (const std::string numerics : {"exact", "faithful"}) {
+    const bool exact = numerics == "exact";
+    const std::string logits = exact ? "exact.logits" : "faithful.prefill_logits";
+    if (!golden.has(logits)) continue;
+    HADAL_TRY(rows_of(exact ? "exact.rows" : "rows", t, logits));
+    if (golden.has(numerics + ".mtp_logits"))
+      HADAL_TRY(rows_of("mtp_rows", t - 1, numerics + ".mtp_logits"));
+    if (golden.has(numerics + ".greedy")) {
+      const auto& shape = golden.shape(numerics + ".greedy");
+      const int64_t n = shape.empty() ? 0 : shape[0];
+      HADAL_TRY(golden.expect(numerics + ".greedy", true, {n}));
+      HADAL_TRY(golden.expect(numerics + ".greedy_gap", false, {n}));
+    }
+    if (exact) continue;
+    HADAL_TRY(golden.expect("faithful.decode_start", true, {1}));
+    const int64_t start = golden.integers("faithful.decode_start")[0];
+    if (start < 1 || start > t)
+      return Error{
+          Code::kCorrupt,
+          fmt::format("golden faithful.decode_start: expected 1 to {}, found {}", t, start)};
+    HADAL_TRY(golden.expect("faithful.decode_logits", false, {t - start + 1, vocab}));
+  }
+  return {};
+}
+
 Result<int> verify(const VerifyOptions& options) {
   const kernels::Isa* isa = kernels::find_isa(options.isa);
   if (!isa) return Error{Code::kUnsupported, fmt::format("--isa {}: not an instruction set of this machine", options.isa)};
   const auto golden = HADAL_TRY(Golden::open(options.golden));
   const auto checkpoint = HADAL_TRY(checkpoint::Checkpoint::open(options.model));
+  HADAL_TRY(check_shapes(golden, checkpoint.config()));
   ThreadPool pool(options.threads > 0 ? options.threads : ThreadPool::default_threads());
   fmt::print("isa {}, {} threads, chunk {}, batch {}\n", isa->name, pool.size(),
              options.chunk ? std::to_string(options.chunk) : "all", options.batch);

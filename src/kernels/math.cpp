@@ -41,6 +41,7 @@ double log1p_f64(double y) {
 }  // namespace
 
 float sqrt_softplus(float a) {
+  if (a != a) return a;  // the series would turn it into an integer
   const double softplus = a > 20.0f ? a : a < -600.0f ? 0.0 : log1p_f64(exp_f64(a));
   return static_cast<float>(std::sqrt(softplus));
 }

@@ -8,7 +8,7 @@
 
 namespace hadal::kernels {
 
-// e^x with relative error below 1.2e-7 (tests/kernels/math_test.cpp). Below -86.9 the result is 0, above
+// e^x with relative error below 2e-7 (tests/kernels/isa_test.cpp). Below -86.9 the result is 0, above
 // 88.72 it is infinity; never NaN for a number.
 HADAL_INLINE float exp_f32(float x) {
   const float clamped = x < -87.0f ? -87.0f : x > 88.8f ? 88.8f : x;

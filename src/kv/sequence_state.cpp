@@ -8,6 +8,9 @@
 namespace hadal::kv {
 namespace {
 
+// Longer ones do not exist; sums of positions stay far from overflow.
+constexpr int64_t kMaxLength = int64_t{1} << 40;
+
 constexpr std::string_view kEntriesMagic = "HADALKE1";
 constexpr std::string_view kSnapshotMagic = "HADALKS1";
 
@@ -153,7 +156,11 @@ void SequenceState::advance(int64_t n_tokens) {
   rewind_floor_ = std::max(rewind_floor_, length_ - kDraftRows);
 }
 
-void SequenceState::advance_draft(int64_t n_rows) { draft_length_ += n_rows; }
+void SequenceState::advance_draft(int64_t n_rows) {
+  draft_length_ += n_rows;
+  // rewind(n) takes the MTP block back to row n - 1, whose window must still be in its ring.
+  rewind_floor_ = std::max(rewind_floor_, draft_length_ - kDraftRows + 1);
+}
 
 SequenceState SequenceState::fork() const { return SequenceState(*this); }
 
@@ -261,7 +268,7 @@ Result<SequenceState> SequenceState::restore(std::shared_ptr<const Layout> layou
   HADAL_TRY(in.expect(expected_layout, "KV layout"));
   state.length_ = HADAL_TRY(in.take_int64());
   state.draft_length_ = HADAL_TRY(in.take_int64());
-  if (state.length_ != covered || state.draft_length_ < 0 || state.draft_length_ > state.length_)
+  if (state.length_ != covered || state.length_ > kMaxLength || state.draft_length_ < 0 || state.draft_length_ > state.length_)
     return Error{Code::kCorrupt, fmt::format("saved snapshot: expected {} tokens, found {} with {} draft rows",
                                              covered, state.length_, state.draft_length_)};
   state.rewind_floor_ = state.length_;

@@ -82,8 +82,8 @@ class SequenceState {
   void advance_draft(int64_t n_rows);
 
   SequenceState fork() const;
-  // Back to `n_tokens` >= length() - kDraftRows, and not before the point of restore(). last_hidden() is
-  // dropped. kInvalid otherwise.
+  // Back to `n_tokens` >= length() - kDraftRows and > draft_length() - kDraftRows, not before the point of
+  // restore(); the MTP block goes back to row n_tokens - 1. last_hidden() is dropped. kInvalid otherwise.
   Status rewind(int64_t n_tokens);
 
   int64_t entry_bytes() const;     // == layout().entry_bytes_at(length())

@@ -16,6 +16,8 @@ namespace {
 using kernels::kAttentionBlock;
 using kernels::LinearJob;
 
+constexpr int64_t kLeastWork = int64_t{1} << 15;  // multiply-adds of a row's scores
+
 // Normalises and rotates queries and keys, and packs the keys of this step into step.work.kv_rows.
 void finish_q_and_kv(Step& step, const Attention& weights, bool compressed, float* q, float* kv) {
   const int64_t heads = step.config.n_heads, hd = step.config.head_dim, n_rope = step.config.rope_head_dim;
@@ -117,9 +119,11 @@ void attend(Step& step, const Attention& weights, const std::vector<const std::b
 void attend_all(Step& step, const Attention& weights, int layer, const float* q, float* o) {
   const int64_t heads = step.config.n_heads, hd = step.config.head_dim, n_rope = step.config.rope_head_dim;
   const bool compressed = step.layout.ratio(layer) != 0;
-  // With few rows, the heads of a row are shared out to the threads; each decodes the keys for itself.
+  // With few rows, the heads of a row are shared out to the threads; each decodes the keys for itself. Not where
+  // waking a thread costs more than the heads (small models).
   const int64_t threads = step.pool.size();
-  const int64_t parts = step.n_rows() >= 2 * threads ? 1 : std::min(heads, threads);
+  const bool is_small = heads * hd * step.layout.window < kLeastWork;
+  const int64_t parts = step.n_rows() >= 2 * threads || is_small ? 1 : std::min(heads, threads);
   const int64_t per_part = (heads + parts - 1) / parts;
   std::vector<const Segment*> segment_of(static_cast<size_t>(step.n_rows()));
   for (const Segment& segment : step.segments)

@@ -11,6 +11,8 @@ namespace {
 
 using kernels::LinearJob;
 
+constexpr int64_t kLeastValues = int64_t{1} << 11;  // below it, waking threads costs more than the activations
+
 // Chosen experts and their weights per row: step.work.route_ids, route_weights, [t, k], best first.
 void route(Step& step, const Moe& weights, int layer, Input& input) {
   const int64_t n = weights.gate.rows, k = step.config.n_activated_experts;
@@ -110,10 +112,15 @@ void moe(Step& step, Moe& weights, int layer, const float* x, float* y) {
   kernels::linear(step.pool, step.isa, jobs);
 
   float* hidden = work.expert_hidden.take(n_slots * m);
-  step.pool.run(n_slots, [&](int64_t slot, int) {
+  const auto swiglu = [&](int64_t slot, int) {
     step.isa.swiglu(gate + slot * m, up + slot * m, m, step.config.swiglu_limit,
                     slot_weight[static_cast<size_t>(slot)], step.faithful, hidden + slot * m);
-  });
+  };
+  if (n_slots * m < kLeastValues) {
+    for (int64_t slot = 0; slot < n_slots; ++slot) swiglu(slot, 0);
+  } else {
+    step.pool.run(n_slots, swiglu);
+  }
   work.expert_input.set(hidden, m, n_slots, m);
   std::vector<int32_t> slots(static_cast<size_t>(n_slots));
   std::iota(slots.begin(), slots.end(), 0);

@@ -40,5 +40,29 @@ TEST(ThreadPool, WorkersWakeAfterTheySlept) {
   EXPECT_EQ(sum, 5 * 1000 * 999 / 2);
 }
 
+TEST(ThreadPool, ManyMoreThreadsThanCoresAndTasksOfOneCall) {
+  ThreadPool pool(40);
+  for (int call = 0; call < 50; ++call) {
+    std::atomic<int64_t> sum{0};
+    pool.run(1 + call % 3, [&](int64_t task, int) { sum += task + 1; });
+    const int64_t n = 1 + call % 3;
+    EXPECT_EQ(sum, n * (n + 1) / 2);
+  }
+}
+
+TEST(ThreadPool, ATaskThatRunsThePoolIsCaught) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(
+      {
+        ThreadPool pool(2);
+        pool.run(2, [&](int64_t, int) { pool.run(2, [](int64_t, int) {}); });
+      },
+      "running_");
+  ThreadPool alone(1);  // no workers: nothing to wait for
+  int n = 0;
+  alone.run(2, [&](int64_t, int) { alone.run(3, [&](int64_t, int) { ++n; }); });
+  EXPECT_EQ(n, 6);
+}
+
 }  // namespace
 }  // namespace hadal

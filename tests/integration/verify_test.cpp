@@ -4,8 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <cstring>
+#include <functional>
 #include <string>
 
+#include "tests/support/patch.h"
 #include "tests/support/shared.h"
 
 namespace hadal {
@@ -58,6 +61,79 @@ TEST(Verify, EveryGoldenCheckpointAgrees) {
               shared_path("golden/expected") + "/" + name + ".safetensors " +
               kVariants[variant++ % 4]);
   }
+}
+
+void expect_failure(const std::string& model, const std::string& golden, const std::string& more, const std::string& says = "") {
+  const Outcome result = run("verify -m " + model + " --golden " + golden + more);
+  EXPECT_EQ(result.status, 1) << result.output;
+  EXPECT_NE(result.output.find("verify: FAIL"), std::string::npos) << result.output;
+  EXPECT_NE(result.output.find(says), std::string::npos) << says << "\n" << result.output;
+}
+
+void fill(std::span<char> bytes, float value) {
+  for (size_t i = 0; i < bytes.size(); i += 4) std::memcpy(bytes.data() + i, &value, 4);
+}
+
+// The mistakes of the goldens' own table that a changed config or weight can imitate.
+TEST(Verify, EveryMistakeOfTheForwardPassFails) {
+  const struct {
+    const char *from, *to;
+  } configs[] = {{"\"sliding_window\": 32", "\"sliding_window\": 31"},
+                 {"\"sliding_window\": 32", "\"sliding_window\": 33"},
+                 {"\"hc_sinkhorn_iters\": 20", "\"hc_sinkhorn_iters\": 19"},
+                 {"\"hc_sinkhorn_iters\": 20", "\"hc_sinkhorn_iters\": 1"},
+                 {"\"original_max_position_embeddings\": 65536", "\"original_max_position_embeddings\": 0"},
+                 {"\"compress_rope_theta\": 160000", "\"compress_rope_theta\": 10000"},
+                 {"\"routed_scaling_factor\": 1.5", "\"routed_scaling_factor\": 1.0"},
+                 {"\"swiglu_limit\": 10.0", "\"swiglu_limit\": 0.0"},
+                 {"\"index_topk\": 16", "\"index_topk\": 15"}};
+  const std::string golden = fixture("micro/expected.safetensors");
+  for (const auto& config : configs) {
+    SCOPED_TRACE(config.to);
+    const std::string model = testing::copy_of(fixture("micro"));
+    testing::patch_text(model + "/config.json", config.from, config.to);
+    expect_failure(model, golden, " --numerics exact", "checks: exact.logits");
+  }
+  const std::pair<const char*, std::function<void(std::span<char>)>> weights[] = {
+      {"layers.0.attn.attn_sink", [](std::span<char> b) { fill(b, -1e30f); }},
+      {"layers.1.attn.compressor.ape", [](std::span<char> b) { fill(b, 0); }},
+      {"layers.1.ffn.gate.bias", [](std::span<char> b) { fill(b, 0); }},
+      {"layers.1.ffn.experts.0.w1.weight",
+       [](std::span<char> b) {
+         for (char& c : b) c = static_cast<char>(static_cast<uint8_t>(c) << 4 | static_cast<uint8_t>(c) >> 4);
+       }},
+      // One word's logit is not a number, the others are right.
+      {"head.weight", [](std::span<char> b) { b[5120] = '\xFF', b[5121] = '\x7F'; }},
+      {"mtp.0.norm.weight", [](std::span<char> b) { b[0] = '\xFF', b[1] = '\x7F'; }},
+  };
+  for (const auto& [tensor, change] : weights) {
+    SCOPED_TRACE(tensor);
+    const std::string model = testing::copy_of(fixture("micro"));
+    testing::patch_tensor(model + "/model.safetensors", tensor, change);
+    expect_failure(model, golden, " --numerics exact", tensor[0] == 'm' ? "checks: exact.mtp_logits" : "checks: exact.logits, exact.mtp_logits");
+  }
+}
+
+TEST(Verify, AChangedGoldenFails) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"exact.logits", "exact.logits"},          {"exact.mtp_logits", "exact.mtp_logits"},
+      {"exact.greedy", "exact.greedy"},          {"faithful.decode_logits", "faithful.decode_logits"},
+      {"tap.layers.1.attn_out", "layers.1.attn_out"}, {"tap.layers.1.entries", "layers.1.entries"},
+      {"tap.layers.1.index_sel", "layers.1.index_sel"}, {"tap.layers.2.ffn_out", "layers.2.ffn_out"},
+      {"tap.layers.2.route_sel", "layers.2.route_sel"}, {"tap.layers.2.route_w", "layers.2.route_w"},
+      {"rows", "expected positions"},            {"faithful.decode_start", "faithful.decode_start"}};
+  for (const auto& [tensor, says] : cases) {
+    SCOPED_TRACE(tensor);
+    const std::string copy = testing::copy_of(fixture("micro"));
+    testing::patch_tensor(copy + "/expected.safetensors", tensor, [](std::span<char> bytes) {
+      // The exponents of float32, of every other BF16, and integers by millions.
+      for (size_t i = 3; i < bytes.size(); i += 4) bytes[i] = static_cast<char>(bytes[i] ^ 0x03);
+    });
+    expect_failure(fixture("micro"), copy + "/expected.safetensors", "", says);
+  }
+  const std::string copy = testing::copy_of(fixture("micro"));
+  testing::patch_text(copy + "/expected.safetensors", "faithful.decode_start", "faithful.decode_stArt");
+  expect_failure(fixture("micro"), copy + "/expected.safetensors", "", "tensor faithful.decode_start is missing");
 }
 
 TEST(Verify, AWrongModelFails) {

@@ -130,21 +130,69 @@ TEST(Linear, OddShapesHaveTheBitsOfTheReference) {
     }
 }
 
+// Every matrix of Flash, Pro, their Base variants and the DSpark drafts, in the kinds that faithful and exact read.
 TEST(Linear, FlashAndProShapesHaveTheBitsOfTheReference) {
+  constexpr Kind kF32{WeightFormat::kF32, false, false, false}, kBf16{WeightFormat::kBf16, false, false, false};
+  constexpr Kind kFp8{WeightFormat::kFp8Block, false, false, true}, kFp8Plain{WeightFormat::kFp8Block, false, false, false};
+  constexpr Kind kFp8Base{WeightFormat::kFp8Block, true, false, true}, kFp8BasePlain{WeightFormat::kFp8Block, true, false, false};
+  constexpr Kind kWoA{WeightFormat::kFp8Block, false, true, false}, kWoABase{WeightFormat::kFp8Block, true, true, false};
+  constexpr Kind kFp4{WeightFormat::kFp4Block, false, false, true}, kFp4Plain{WeightFormat::kFp4Block, false, false, false};
   struct Shape {
     int64_t rows, cols;
-    int kind;  // of kKinds
+    std::vector<Kind> kinds;
   };
-  // attention, indexer, compressors, gate, hyper-connections, head, experts of Flash and Pro
-  const Shape shapes[] = {
-      {1024, 4096, 2}, {32768, 1024, 2}, {512, 4096, 2}, {8192, 4096, 4}, {4096, 8192, 2}, {8192, 1024, 2}, {64, 4096, 1},
-      {1024, 4096, 1}, {256, 4096, 1}, {24, 16384, 0}, {4, 16384, 0}, {129280, 4096, 1}, {2048, 4096, 7}, {4096, 2048, 7}, {2048, 4096, 3},
-      {1536, 7168, 2}, {65536, 1536, 2}, {512, 7168, 2}, {16384, 4096, 4}, {7168, 16384, 2}, {8192, 1536, 2}, {64, 7168, 1},
-      {1024, 7168, 1}, {384, 7168, 1}, {24, 28672, 0}, {129280, 7168, 1}, {3072, 7168, 7}, {7168, 3072, 7}, {7168, 7168, 2}, {7168, 3072, 3}};
+  std::vector<Shape> shapes;
+  const std::vector<Kind> fp8 = {kFp8, kFp8Plain}, expert = {kFp4, kFp4Plain, kFp8Base, kFp8BasePlain};
+  for (const auto& [d, ql, heads, groups, experts, m] : {std::tuple{4096, 1024, 64, 8, 256, 2048}, {7168, 1536, 128, 16, 384, 3072}}) {
+    shapes.insert(shapes.end(), {{ql, d, fp8},                                            // wq_a
+                                 {heads * 512, ql, fp8},                                  // wq_b
+                                 {512, d, fp8},                                           // wkv
+                                 {groups * 1024, 4096, {kWoA, kWoABase, kFp8Plain, kFp8BasePlain}},  // wo_a
+                                 {d, groups * 1024, fp8},                                 // wo_b
+                                 {64 * 128, ql, fp8},                                     // indexer wq_b
+                                 {64, d, {kBf16}},                                        // weights_proj
+                                 {1024, d, {kBf16}}, {512, d, {kBf16}}, {256, d, {kBf16}},  // compressors: CSA, HCA, indexer
+                                 {experts, d, {kBf16}},                                   // gate
+                                 {m, d, expert}, {d, m, expert},                          // w1 and w3, w2
+                                 {m, d, fp8}, {d, m, fp8},                                // shared
+                                 {24, 4 * d, {kF32}}, {4, 4 * d, {kF32}},                 // hc_fn, hc_head_fn
+                                 {129280, d, {kBf16, kF32}},                              // head
+                                 {d, d, fp8},                                             // e_proj, h_proj
+                                 {d, 3 * d, fp8}});                                       // main_proj
+  }
   uint64_t seed = 1;
   for (const Shape& shape : shapes)
-    for (const int64_t tokens : {1, 9})
-      expect_equal_products(kKinds[shape.kind], shape.rows, shape.cols, std::min<int64_t>(shape.rows, tokens == 1 ? 13 : 5), tokens, seed++);
+    for (const Kind& kind : shape.kinds)
+      for (const auto& [tokens, rows] : {std::pair{1, 13}, {3, 6}, {9, 37}})  // the last: a full panel and a part of one
+        expect_equal_products(kind, shape.rows, shape.cols, std::min<int64_t>(shape.rows, rows), tokens, seed++);
+}
+
+// The fork-join splits rows between tasks by the number of threads: the same bits for any.
+TEST(Linear, AnySplitBetweenThreadsGivesTheSameBits) {
+  std::mt19937_64 random(3);
+  for (const Kind& kind : kKinds)
+    for (const auto& [rows, tokens] : {std::pair{24, 1}, {24, 9}, {300, 1}, {300, 3}, {200, 17}, {1, 1}}) {
+      constexpr int64_t kCols = 160;
+      const RandomWeight w(kind, rows, kCols, 0, random);
+      std::vector<float> x(static_cast<size_t>(tokens * kCols));
+      std::normal_distribution<float> normal;
+      for (float& v : x) v = round_bf16(normal(random));
+      std::vector<float> expected;
+      for (const int threads : {1, 2, 3, 7}) {
+        ThreadPool pool(threads);
+        QuantisedInput quantiser;
+        const LinearInput input = kind.quantised_input ? quantiser.quantise(pool, best_isa(), x.data(), kCols, tokens, kCols)
+                                                       : plain_input(x.data(), kCols, kCols);
+        std::vector<float> y(static_cast<size_t>(rows * tokens), NAN), z(y.size(), NAN);
+        const LinearJob jobs[] = {
+            {.weight = &w.weight, .input = input, .n_tokens = tokens, .n_rows = rows, .out = y.data(), .out_stride = rows},
+            {.weight = &w.weight, .input = input, .n_tokens = tokens, .n_rows = rows, .out = z.data(), .out_stride = rows}};
+        linear(pool, best_isa(), jobs);
+        if (expected.empty()) expected = y;
+        EXPECT_EQ(std::memcmp(y.data(), expected.data(), 4 * y.size()), 0) << threads;
+        EXPECT_EQ(std::memcmp(z.data(), expected.data(), 4 * y.size()), 0) << threads;
+      }
+    }
 }
 
 TEST(RowFunctions, HaveTheBitsOfTheReference) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/model.h"
+#include "tests/support/patch.h"
 #include "tests/support/shared.h"
 
 namespace hadal {
@@ -148,6 +149,128 @@ TEST_P(Invariance, ASavedAndRestoredSequenceGoesOnBitForBit) {
       EXPECT_FALSE(kv::SequenceState::restore(layout, ranges, std::string_view(snapshot).substr(0, length)).ok());
     EXPECT_FALSE(kv::SequenceState::restore(layout, ranges, snapshot + "x").ok());
     EXPECT_FALSE(kv::SequenceState::restore(layout, {ranges, 1}, at == cut ? snapshot + "y" : snapshot).ok());
+  }
+}
+
+TEST_P(Invariance, EveryPositionCanBeSavedForkedAndDraftedFrom) {
+  const std::span<const TokenId> all(tokens_);
+  constexpr int64_t kNext = 9;  // over the next CSA blocks
+  auto state = model_->transformer->new_sequence();
+  for (int64_t at = 0; at + kNext <= kTokens; ++at) {
+    SCOPED_TRACE(at);
+    if (at > 0) model_->logits(state, all.subspan(static_cast<size_t>(at - 1), 1), {1});
+    auto drafted = state.fork();
+    const int64_t n_drafts = 1 + at % kv::kDraftRows;
+    model_->logits(drafted, random_tokens(static_cast<uint64_t>(at), n_drafts, static_cast<int>(vocab())), {n_drafts});
+    ASSERT_TRUE(drafted.rewind(at).ok());
+    std::string entries, snapshot;
+    ASSERT_TRUE(drafted.save_entries(0, at, entries).ok());
+    drafted.save_snapshot(snapshot);
+    const std::string_view ranges[] = {entries};
+    auto restored = kv::SequenceState::restore(model_->transformer->layout(), ranges, snapshot);
+    ASSERT_TRUE(restored.ok()) << restored.error().message;
+    const auto next = all.subspan(static_cast<size_t>(at), kNext);
+    const std::vector<float> expected(whole_.begin() + at * static_cast<int64_t>(vocab()),
+                                      whole_.begin() + (at + kNext) * static_cast<int64_t>(vocab()));
+    EXPECT_TRUE(same_bits(model_->logits(restored.value(), next, {kNext}), expected)) << "restored";
+    EXPECT_TRUE(same_bits(model_->logits(drafted, next, {1, kNext - 1}), expected)) << "rewound";
+  }
+}
+
+// Rows of the MTP block: chunks, companions in the batch, threads, instruction sets, drafts that are taken back, a
+// restart.
+TEST_P(Invariance, MtpRowsHaveTheSameBitsHoweverTheyAreReached) {
+  const auto prompt_rows = [&](TestModel& model, const std::vector<int64_t>& pieces, bool with_company, int64_t disturb_at) {
+    const int64_t width = int64_t{model.checkpoint.config().hc_mult} * model.checkpoint.config().dim;
+    auto state = model.transformer->new_sequence(), company = model.transformer->new_sequence();
+    std::vector<float> all, out, streams;
+    const std::span<const TokenId> tokens(tokens_);
+    int64_t begin = 0;
+    for (const int64_t n : pieces) {
+      const auto piece = tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(n));
+      const auto other = tokens.subspan(static_cast<size_t>(begin / 3 + 1), static_cast<size_t>(1 + begin % 4));
+      std::vector<model::Sequence> batch = {{&state, piece, 1}};
+      if (with_company) batch.insert(batch.begin(), model::Sequence{&company, other, 1});
+      EXPECT_TRUE(model.transformer->forward(batch, out, &streams).ok());
+      const int64_t before = with_company ? std::ssize(other) : 0, rows = std::min(n, kTokens - 1 - begin);
+      if (rows <= 0) break;
+      std::vector<model::MtpSequence> mtp = {
+          {&state, streams.data() + before * width, tokens.subspan(static_cast<size_t>(begin) + 1, static_cast<size_t>(rows)), rows}};
+      if (with_company) mtp.insert(mtp.begin(), model::MtpSequence{&company, streams.data(), other, 0});
+      EXPECT_TRUE(model.transformer->mtp(mtp, out).ok());
+      all.insert(all.end(), out.begin(), out.end());
+      begin += n;
+      if (begin < disturb_at || begin >= kTokens) continue;
+      disturb_at = kTokens;
+      // Wrong drafts in both, taken back; the row whose next token was not sure any more again; saved and restored.
+      const std::vector<float> last = state.last_hidden();
+      const auto wrong = random_tokens(1, 7, static_cast<int>(vocab()));
+      const model::Sequence drafts{&state, wrong, 1};
+      EXPECT_TRUE(model.transformer->forward({&drafts, 1}, out, &streams).ok());
+      const model::MtpSequence draft_rows{&state, streams.data(), wrong, 1};
+      EXPECT_TRUE(model.transformer->mtp({&draft_rows, 1}, out).ok());
+      EXPECT_TRUE(state.rewind(begin).ok());
+      EXPECT_EQ(state.draft_length(), begin - 1);
+      const model::MtpSequence again{&state, last.data(), tokens.subspan(static_cast<size_t>(begin), 1), 1};
+      EXPECT_TRUE(model.transformer->mtp({&again, 1}, out).ok());
+      EXPECT_TRUE(same_bits(out, {all.end() - static_cast<ptrdiff_t>(vocab()), all.end()}));
+      std::string entries, snapshot;
+      EXPECT_TRUE(state.save_entries(0, begin, entries).ok());
+      state.save_snapshot(snapshot);
+      const std::string_view ranges[] = {entries};
+      auto restored = kv::SequenceState::restore(model.transformer->layout(), ranges, snapshot);
+      EXPECT_TRUE(restored.ok());
+      state = std::move(restored).value();
+    }
+    return all;
+  };
+  const std::vector<float> expected = prompt_rows(*model_, {kTokens}, false, kTokens);
+  ASSERT_EQ(expected.size(), static_cast<size_t>(kTokens - 1) * vocab());
+  EXPECT_TRUE(same_bits(prompt_rows(*model_, random_pieces(3, kTokens, 40), false, kTokens), expected)) << "chunks";
+  EXPECT_TRUE(same_bits(prompt_rows(*model_, std::vector<int64_t>(kTokens, 1), true, kTokens), expected)) << "steps in company";
+  EXPECT_TRUE(same_bits(prompt_rows(*model_, random_pieces(4, kTokens, 40), true, kTokens), expected)) << "chunks in company";
+  for (const int64_t disturb_at : {1, 31, 64, 100})
+    EXPECT_TRUE(same_bits(prompt_rows(*model_, random_pieces(6, kTokens, 12), false, disturb_at), expected)) << disturb_at;
+  for (const kernels::Isa* isa : kernels::all_isas()) {
+    if (!isa->supported()) continue;
+    auto other = TestModel::open(fixture("micro"), GetParam(), 3, *isa);
+    EXPECT_TRUE(same_bits(prompt_rows(*other, random_pieces(5, kTokens, 60), true, kTokens), expected)) << isa->name;
+  }
+}
+
+TEST_P(Invariance, TheLastPositionIsReachedAndNotPassed) {
+  const std::string directory = testing::copy_of(fixture("micro"));
+  testing::patch_text(directory + "/config.json", "\"max_position_embeddings\": 1048576", "\"max_position_embeddings\": 40");
+  auto model = TestModel::open(directory, GetParam());
+  ASSERT_TRUE(model);
+  auto state = model->transformer->new_sequence();
+  const auto logits = model->logits(state, std::span<const TokenId>(tokens_).first(40), {39, 1});
+  EXPECT_TRUE(same_bits(logits, {whole_.begin(), whole_.begin() + static_cast<ptrdiff_t>(40 * vocab())}));
+  std::vector<float> out;
+  const model::Sequence one_more{&state, std::span<const TokenId>(tokens_).first(1), 1};
+  const Status status = model->transformer->forward({&one_more, 1}, out);
+  ASSERT_FALSE(status.ok());
+  EXPECT_NE(status.error().message.find("at most 40 tokens"), std::string::npos) << status.error().message;
+  EXPECT_EQ(state.length(), 40);
+}
+
+// Weights that are not numbers give logits that are not numbers, on every instruction set, and nothing worse.
+TEST_P(Invariance, BrokenWeightsAreVisibleAndHarmless) {
+  const char* const tensors[] = {"embed.weight", "layers.0.attn.wq_a.scale", "layers.1.attn.indexer.wq_b.weight", "layers.1.attn.kv_norm.weight",
+                                 "layers.1.ffn.gate.weight", "layers.2.ffn.experts.1.w2.scale", "layers.2.hc_ffn_fn", "layers.1.attn.compressor.ape"};
+  for (const char* tensor : tensors) {
+    const std::string directory = testing::copy_of(fixture("micro"));
+    testing::patch_tensor(directory + "/model.safetensors", tensor, [](std::span<char> bytes) {
+      for (char& byte : bytes) byte = '\xFF';
+    });
+    for (const kernels::Isa* isa : kernels::all_isas()) {
+      if (!isa->supported()) continue;
+      SCOPED_TRACE(std::string(tensor) + " " + isa->name);
+      auto model = TestModel::open(directory, GetParam(), 2, *isa);
+      ASSERT_TRUE(model);
+      auto state = model->transformer->new_sequence();
+      EXPECT_EQ(model->logits(state, std::span<const TokenId>(tokens_).first(60), {50, 1, 9}).size(), 60 * vocab());
+    }
   }
 }
 
