@@ -430,8 +430,9 @@ GroupReport QuantiseReport::total() const {
 Result<QuantiseReport> quantise(const Checkpoint& source, const QuantiseOptions& options,
                                 ThreadPool& pool) {
   const ModelConfig& config = source.config();
-  const ReleaseKind kind{.fp4_experts = options.experts == ExpertFormat::kFp4};
-  if (kind.fp4_experts && (config.dim % kFp4Group != 0 || config.moe_inter_dim % kFp4Group != 0))
+  ReleaseKind kind;
+  kind.experts = options.experts == ExpertFormat::kFp4 ? Dtype::kI8 : Dtype::kF8e4m3;
+  if (options.experts == ExpertFormat::kFp4 && (config.dim % kFp4Group != 0 || config.moe_inter_dim % kFp4Group != 0))
     return Error{
         Code::kUnsupported,
         fmt::format(

@@ -27,7 +27,7 @@ Result<data::Expectation> expectation_of(const json::Value* verifier) {
   const std::string kind = HADAL_TRY(text_of(*verifier, "kind", nullptr));
   if (kind == "text") {
     expected.kind = Kind::kText;
-    expected.values = {HADAL_TRY(text_of(*verifier, "value", nullptr))};
+    expected.values.push_back(HADAL_TRY(text_of(*verifier, "value", nullptr)));
   } else if (kind == "contains") {
     expected.kind = Kind::kContains;
     const json::Value* values = verifier->find("values");
@@ -61,8 +61,11 @@ Result<data::Task> task_of(const json::Value& line, size_t number) {
   if (!turns || !turns->is_array() || turns->as_array().empty())
     return Error{Code::kInvalid,
                  fmt::format("turns: expected a list of turns, found {}", turns ? turns->kind_name() : "nothing")};
-  for (const json::Value& turn : turns->as_array())
-    task.turns.push_back({HADAL_TRY(text_of(turn, "user", nullptr)), HADAL_TRY(expectation_of(turn.find("verifier")))});
+  for (const json::Value& turn : turns->as_array()) {
+    std::string user = HADAL_TRY(text_of(turn, "user", nullptr));
+    data::Expectation expected = HADAL_TRY(expectation_of(turn.find("verifier")));
+    task.turns.push_back({std::move(user), std::move(expected)});
+  }
   return task;
 }
 
