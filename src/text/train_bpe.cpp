@@ -51,9 +51,10 @@ class Merger {
     push_grown();
   }
 
-  // Merges the best pair that occurs at least `least` times; false if there is none.
-  // `is_new`: its result was no token yet (two pairs may spell the same).
-  bool merge_best(int64_t least, Merges& merges, bool& is_new) {
+  // Merges the best pair that occurs at least `least` times; false if there is none. The result is
+  // always a new token: inside the bounds of a string, merges depend on nothing outside, so it is
+  // only ever spelled one way.
+  bool merge_best(int64_t least, Merges& merges) {
     for (;;) {
       if (queue_.empty()) return false;
       const Candidate best = queue_.top();
@@ -63,13 +64,21 @@ class Merger {
       if (pair.count == best.count) {
         merges.emplace_back(tokens_[static_cast<size_t>(best.left)],
                             tokens_[static_cast<size_t>(best.right)]);
-        is_new = merge(best);
+        merge(best);
         return true;
       }
       // It lost places since: back in line. What gained places was queued again then.
       if (pair.count > 0 && pair.count < best.count)
         queue_.push({pair.count, best.left, best.right, best.pair});
     }
+  }
+
+  // What is left of the pieces of two bytes and more, each as often as it occurs.
+  int64_t weighted_length() const {
+    int64_t n = 0;
+    for (const Symbol& symbol : symbols_)
+      if (symbol.id >= 0) n += weights_[static_cast<size_t>(symbol.weight)];
+    return n;
   }
 
  private:
@@ -125,16 +134,14 @@ class Merger {
     grown_.clear();
   }
 
-  bool merge(const Candidate& best) {
-    std::string spelled =
-        tokens_[static_cast<size_t>(best.left)] + tokens_[static_cast<size_t>(best.right)];
-    const auto [known, is_new] = ids_.try_emplace(spelled, static_cast<int32_t>(tokens_.size()));
-    if (is_new) tokens_.push_back(std::move(spelled));
-    const int32_t merged = known->second;
+  void merge(const Candidate& best) {
+    const int32_t merged = static_cast<int32_t>(tokens_.size());
+    tokens_.push_back(tokens_[static_cast<size_t>(best.left)] +
+                      tokens_[static_cast<size_t>(best.right)]);
     std::vector<int32_t> places = std::move(pairs_[best.pair].places);
     pairs_[best.pair].places.clear();
-    std::sort(places.begin(),
-              places.end());  // from the left, as the tokenizer merges: decides runs such as "aaa"
+    // From the left, as the tokenizer merges: it decides runs such as "aaa".
+    std::sort(places.begin(), places.end());
     for (const int32_t i : places) {
       Symbol& left = at(i);
       if (left.id != best.left || left.next < 0 || at(left.next).id != best.right) continue;
@@ -150,25 +157,15 @@ class Merger {
       if (left.next >= 0) add_place(i);
     }
     push_grown();
-    return is_new;
   }
 
   std::vector<Symbol> symbols_;
   std::vector<int64_t> weights_;
-  std::vector<std::string> tokens_;               // by id: bytes, then results
-  std::unordered_map<std::string, int32_t> ids_;  // of the results
+  std::vector<std::string> tokens_;  // by id: bytes, then results
   std::vector<Pair> pairs_;
   std::unordered_map<uint64_t, size_t> index_;
   std::priority_queue<Candidate> queue_;
   std::vector<size_t> grown_;  // pairs that gained places since the last merge
-
- public:
-  int64_t weighted_length() const {
-    int64_t n = 0;
-    for (const Symbol& symbol : symbols_)
-      if (symbol.id >= 0) n += weights_[static_cast<size_t>(symbol.weight)];
-    return n;
-  }
 };
 
 }  // namespace
@@ -234,14 +231,12 @@ Result<BpeVocabulary> BpeTrainer::train() {
   vocabulary.n_distinct = static_cast<int64_t>(impl_->pieces.size());
   Merger merger(impl_->pieces);
   impl_->pieces = {};
-  for (int size = kSmallestVocab; size < options.vocab_size;) {
-    bool is_new = false;
-    if (!merger.merge_best(options.least_count, vocabulary.merges, is_new))
+  for (int size = kSmallestVocab; size < options.vocab_size; ++size) {
+    if (!merger.merge_best(options.least_count, vocabulary.merges))
       return Error{Code::kInvalid, fmt::format("vocabulary: expected text with pairs for {} "
                                                "tokens, found pairs for {} (give more text or "
                                                "ask for fewer)",
                                                options.vocab_size, size)};
-    size += is_new;
   }
   vocabulary.n_tokens = merger.weighted_length() + lone;
   return std::move(vocabulary);

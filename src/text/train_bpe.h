@@ -33,7 +33,7 @@ struct BpeOptions {
 };
 
 struct BpeVocabulary {
-  Merges merges;           // best first; as many results as the vocabulary has room for
+  Merges merges;           // best first: vocab_size - kSmallestVocab of them
   int64_t text_bytes = 0;  // added
   int64_t n_pieces = 0;    // of the pre-tokenizer
   int64_t n_distinct = 0;  // of them

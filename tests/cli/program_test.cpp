@@ -49,8 +49,8 @@ TEST(Program, UsageErrorsAreStatus2AndFailuresStatus1) {
   EXPECT_EQ(hadal("run --help").status, 0);
   for (const char* arguments :
        {"run -m /nonexistent -p hi", "inspect /nonexistent", "bench -m /nonexistent",
-        "synth --config nonexistent -o x", "quantize /nonexistent -o x", "tokenize --tokenizer /nonexistent",
-        "verify -m /nonexistent --golden /nonexistent"}) {
+        "synth --config nonexistent -o x", "quantize /nonexistent -o x",
+        "tokenize --tokenizer /nonexistent", "verify -m /nonexistent --golden /nonexistent"}) {
     const Outcome outcome = hadal(arguments);
     EXPECT_EQ(outcome.status, 1) << arguments;
     EXPECT_TRUE(outcome.err.starts_with("hadal: ")) << outcome.err;
@@ -139,13 +139,15 @@ TEST(Program, QuantizeTellsWhatItDidAndLeavesNothingWhenItCannot) {
   EXPECT_EQ(table.err, "");
   const Outcome again = hadal("quantize " + nano() + " -o " + output);
   EXPECT_EQ(again.status, 1);
-  EXPECT_EQ(again.err, "hadal: " + output + ": already holds config.json; expected a new directory\n");
+  EXPECT_EQ(again.err,
+            "hadal: " + output + ": already holds config.json; expected a new directory\n");
   const auto figures = json::parse(hadal("quantize " + output + " --json -o " + output + "2").out);
   ASSERT_TRUE(figures.ok());
   const json::Value* experts = figures.value().find("groups")->find("routed experts");
   EXPECT_EQ(experts->find("converted")->to_int64(), experts->find("tensors")->to_int64());
   EXPECT_EQ(figures.value().find("total")->find("saturated")->to_int64(), 0);
-  EXPECT_EQ(read_file(nano() + "/tokenizer.json").value(), read_file(output + "2/tokenizer.json").value());
+  EXPECT_EQ(read_file(nano() + "/tokenizer.json").value(),
+            read_file(output + "2/tokenizer.json").value());
   EXPECT_EQ(hadal("run -m " + output + "2 -p Hi --raw -n 2").status, 0);
 
   EXPECT_EQ(hadal("quantize /nonexistent -o " + output + "3").status, 1);
@@ -157,8 +159,9 @@ TEST(Program, QuantizeTellsWhatItDidAndLeavesNothingWhenItCannot) {
 // A limit on file sizes stands for a full disk: write() fails half way.
 TEST(Program, QuantizeOnAFullDiskIsOneLineAndNoFiles) {
   const std::string directory = temp_dir("full"), output = directory + "/out";
-  const std::string command = "trap '' XFSZ; ulimit -f 100; exec " + std::string(HADAL_PROGRAM) + " quantize " + nano() +
-                              " -o " + output + " 2>&1 | cat >" + directory + "/said";
+  const std::string command = "trap '' XFSZ; ulimit -f 100; exec " + std::string(HADAL_PROGRAM) +
+                              " quantize " + nano() + " -o " + output + " 2>&1 | cat >" +
+                              directory + "/said";
   EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 0);
   const std::string said = read_file(directory + "/said").value();
   EXPECT_TRUE(said.starts_with("hadal: " + output + "/model.safetensors: cannot write: ")) << said;
@@ -169,7 +172,8 @@ TEST(Program, QuantizeOnAFullDiskIsOneLineAndNoFiles) {
 TEST(Program, TokenizeLearnsAVocabulary) {
   const std::string directory = temp_dir("train"), file = directory + "/tokenizer.json";
   std::string lines;
-  for (int i = 0; i < 50; ++i) lines += "{\"text\": \"the cat sat on the mat, the hat of 1234 cats\"}\n";
+  for (int i = 0; i < 50; ++i)
+    lines += "{\"text\": \"the cat sat on the mat, the hat of 1234 cats\"}\n";
   const Outcome trained = hadal("tokenize --train --vocab 290 --single-digits -o " + file, lines);
   EXPECT_EQ(trained.status, 0) << trained.err;
   EXPECT_EQ(trained.out, "");
@@ -181,9 +185,13 @@ TEST(Program, TokenizeLearnsAVocabulary) {
   EXPECT_EQ(hadal("tokenize --train --vocab 290 -o " + file, lines).status, 1);  // not over another
   std::ofstream(directory + "/plain.txt") << lines;
   std::ofstream(directory + "/lines.jsonl") << lines;
-  EXPECT_EQ(hadal("tokenize --train --vocab 290 --single-digits -o " + file + "2 " + directory + "/lines.jsonl").status, 0);
+  EXPECT_EQ(hadal("tokenize --train --vocab 290 --single-digits -o " + file + "2 " + directory +
+                  "/lines.jsonl")
+                .status,
+            0);
   EXPECT_EQ(read_file(file).value(), read_file(file + "2").value());
-  EXPECT_EQ(hadal("tokenize --train --vocab 290 -o " + file + "3 " + directory + "/plain.txt").status, 0);
+  EXPECT_EQ(
+      hadal("tokenize --train --vocab 290 -o " + file + "3 " + directory + "/plain.txt").status, 0);
   const Outcome bad = hadal("tokenize --train --vocab 290 -o " + file + "4", lines + "{}\n");
   EXPECT_EQ(bad.err, "hadal: standard input: line 51: expected {\"text\": ...}\n");
   EXPECT_EQ(hadal("tokenize --train --vocab 4000 -o " + file + "5", lines).status, 1);

@@ -111,8 +111,7 @@ TEST(TrainBpe, EqualsThePlainAlgorithm) {
     const Merges expected = plain_merges(texts, n);
     std::set<std::string> results;
     for (const auto& [left, right] : expected) results.insert(left + right);
-    ASSERT_EQ(results.size(), expected.size())
-        << "two merges spell the same: shorten the texts of seed " << seed;
+    ASSERT_EQ(results.size(), expected.size()) << seed << ": two merges spell the same";
     ASSERT_EQ(merges_of(texts, static_cast<int>(results.size())), expected) << seed;
     std::shuffle(texts.begin(), texts.end(), random);  // the order of the texts decides nothing
     ASSERT_EQ(merges_of(texts, static_cast<int>(results.size())), expected) << seed;
