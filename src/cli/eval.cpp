@@ -229,8 +229,8 @@ Result<int> evaluate(const EvalCommand& command) {
   ProgressBar bar("texts");
   const eval::Progress progress = [&](int64_t done, int64_t total) { bar.update(done, total); };
   if (!command.perplexity.empty()) {
-    const auto result = HADAL_TRY(
-        eval::perplexity(*engine, tokenizer, HADAL_TRY(read_texts(command.perplexity)), command.longest, progress));
+    const auto texts = HADAL_TRY(read_texts(command.perplexity));
+    const auto result = HADAL_TRY(eval::perplexity(*engine, tokenizer, texts, command.longest, progress));
     bar.clear();
     if (!command.json)
       fmt::print(
@@ -245,8 +245,9 @@ Result<int> evaluate(const EvalCommand& command) {
                                                    {"likeliest", result.likeliest}});
   }
   if (!command.reproduction.empty()) {
-    const auto result = HADAL_TRY(eval::reproduction(*engine, tokenizer, HADAL_TRY(read_texts(command.reproduction)),
-                                                     command.prefix, command.length, progress));
+    const auto texts = HADAL_TRY(read_texts(command.reproduction));
+    const auto result =
+        HADAL_TRY(eval::reproduction(*engine, tokenizer, texts, command.prefix, command.length, progress));
     bar.clear();
     if (!command.json)
       fmt::print(
