@@ -68,7 +68,7 @@ void stack(Draft& d) {
 }
 
 void automaton(Draft& d) {
-  const int n = 2 + (d.difficulty + 1) / 2;
+  const int n = 3 + d.difficulty / 2;
   std::vector<int> next[2];
   std::vector<std::string> rules;
   for (int s = 0; s < n; ++s)
@@ -148,7 +148,7 @@ void walk(Draft& d) {
 void pattern(Draft& d) {
   const int period = 2 + d.difficulty / 2, shown = period * 2 + static_cast<int>(d.rng.below(static_cast<size_t>(period)));
   std::vector<std::string> unit, items;
-  for (const size_t i : d.rng.sample(words::kColours.size(), static_cast<size_t>(period))) unit.emplace_back(words::kColours[i]);
+  for (const size_t i : d.rng.sample(words::kShort.size(), static_cast<size_t>(period))) unit.emplace_back(words::kShort[i]);
   const int ask = 1 + d.difficulty % 2;
   for (int i = 0; i < shown; ++i) items.push_back(unit[static_cast<size_t>(i % period)]);
   std::vector<std::string> next;
@@ -159,8 +159,8 @@ void pattern(Draft& d) {
 }
 
 void cipher(Draft& d) {
-  const int shift = 1 + static_cast<int>(d.rng.below(static_cast<size_t>(1 + d.difficulty)));
-  const std::string word = d.rng.pick(words::kShort);
+  const int shift = 1 + static_cast<int>(d.rng.below(static_cast<size_t>(3 + d.difficulty)));
+  const std::string word = d.rng.pick(words::vocabulary());
   std::string out, steps;
   for (const char c : word) {
     out += static_cast<char>('a' + (c - 'a' + shift) % 26);

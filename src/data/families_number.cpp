@@ -40,6 +40,12 @@ bool draw_pair(Draft& d, int digits, int& a, int& b) {
   return d.admits(fmt::format("{} {}", a, b));
 }
 
+// One of the numbers of that many digits, enumerated.
+int draw_number(Draft& d, int digits) {
+  const int low = power(10, digits - 1);
+  return low + static_cast<int>(d.element(fmt::format("{} digits", digits), static_cast<size_t>(9 * low)));
+}
+
 std::string carry_steps(int a, int b) {
   std::string out;
   for (int x = a, y = b, carry = 0; x > 0 || y > 0 || carry > 0; x /= 10, y /= 10) {
@@ -108,8 +114,8 @@ void multiply(Draft& d) {
 }
 
 void remainder(Draft& d) {
-  const int b = d.rng.range(2, 9), a = d.rng.range(b + 1, 20 + 20 * d.difficulty);
-  if (!d.admits(fmt::format("{} {}", a, b))) return;
+  const int low = 10 + 20 * d.difficulty, index = static_cast<int>(d.element(fmt::format("from {}", low), 20 * 8));
+  const int a = low + index / 8, b = 2 + index % 8;
   d.ask(d.phrase({"What is left when {a} is divided by {b}?", "Divide {a} by {b}. What is the rest?", "The remainder of {a} by {b}?", "{a} shared by {b}: how much is left over?",
                   "What rest does {a} leave by {b}?", "Find the remainder of {a} divided by {b}."}, {{"a", text(a)}, {"b", text(b)}}));
   d.say(text(a % b), fmt::format("{} x {} = {}. {} - {} = {}.", a / b, b, a / b * b, a, a / b * b, a % b));
@@ -144,8 +150,7 @@ void sequence(Draft& d) {
 }
 
 void parity(Draft& d) {
-  const int n = d.rng.range(power(10, d.difficulty + 1), power(10, d.difficulty + 2) - 1);
-  if (!d.admits(text(n))) return;
+  const int n = draw_number(d, d.difficulty + 2);
   d.ask(d.phrase({"Is {n} even or odd?", "Even or odd: {n}", "Tell me if {n} is even or odd.", "What is {n}, even or odd?", "{n}: odd or even?", "Say even or odd for {n}."}, {{"n", text(n)}}));
   d.say(n % 2 ? "odd" : "even", fmt::format("The last digit is {}, which is {}.", n % 10, n % 2 ? "odd" : "even"));
 }
@@ -198,8 +203,7 @@ void number_to_words(Draft& d) {
 }
 
 void digit_sum(Draft& d) {
-  const int digits = d.difficulty + 2, n = d.rng.range(power(10, digits - 1), power(10, digits) - 1);
-  if (!d.admits(text(n))) return;
+  const int n = draw_number(d, d.difficulty + 2);
   d.ask(d.phrase({"Add the digits of {n}.", "What is the digit sum of {n}?", "Sum of the digits of {n}?", "Add up every digit in {n}.", "The digits of {n} make which sum?", "Find the digit sum of {n}."}, {{"n", text(n)}}));
   std::string steps;
   int total = 0;

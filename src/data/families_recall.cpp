@@ -47,7 +47,7 @@ void hide(Draft& d, const std::vector<Fact>& facts, size_t asked, std::string_vi
     text += " " + facts[i].said;
   }
   put_filler(left - rough_tokens(question));
-  d.ask(text + "\n" + question);
+  d.ask(text.substr(text.find_first_not_of(' ')) + "\n" + question);
   d.say(join(values), fmt::format("I remember: {}", join(recalled, " ")));
 }
 

@@ -10,6 +10,7 @@ namespace {
 
 void tell(Draft& d) {
   const Story story = make_story(d.rng);
+  if (story.text.find(story.thing) == std::string::npos) return;  // not every plot needs it
   if (!d.admits(fmt::format("{} {} {}", story.hero, story.thing, story.plot))) return;
   const bool with_plot = d.rng.chance(50);
   d.ask(d.phrase({"Tell me a short story about {n} and a {t}{p}.", "Write a little story with {n} and a {t}{p}.", "I want a story about {n}. There must be a {t}{p}.", "A story, please: {n} and a {t}{p}.",

@@ -9,11 +9,7 @@
 namespace hadal::data {
 namespace {
 
-std::string noun(Draft& d) {
-  static const Words kGroups[] = {words::kAnimals, words::kFruits, words::kFoods, words::kObjects,
-                                  words::kPlaces,  words::kTools,  words::kClothes, words::kShort};
-  return d.rng.pick(d.rng.pick(kGroups));
-}
+std::string noun(Draft& d) { return d.rng.pick(words::vocabulary()); }
 
 std::string letters_of(const std::string& word, std::string_view separator) {
   std::string out;
@@ -37,12 +33,12 @@ std::string random_words(Draft& d, int n) {
 }
 
 void spelling(Draft& d) {
-  const std::string word = random_words(d, 1 + d.difficulty);
+  const std::string word = d.difficulty == 0 ? words::vocabulary()[d.element("word", words::vocabulary().size())] : random_words(d, 1 + d.difficulty);
   const bool back = d.rng.chance(40);
   std::string plain;
   for (const char c : word)
     if (c != ' ') plain += c;
-  if (!d.admits(plain)) return;
+  if (d.difficulty > 0 && !d.admits(plain)) return;
   if (!back) {
     d.ask(d.phrase({"Spell: {w}", "How do you spell {w}?", "Spell the letters of {w}.", "Letter by letter: {w}", "Give the letters of {w}.", "Write {w} in single letters."}, {{"w", word}}));
     d.say(letters_of(plain, " "), fmt::format("{} has {} letters.", word, plain.size()));

@@ -71,7 +71,7 @@ const std::vector<Plot>& plots() {
        L{"{n} [planted|put] a seed [near|by|behind] the {l}.", "Every day {p} gave it water from a {c} {t}.", "{f}, a {b} {k}, [kept the birds away|watched it at night|sang to it].", "{w} [a tree|a tall plant|a flower] [stood there|had grown|was there].", "They [ate|had|made] {e} [under it|beside it|in its shade].", kEnd},
        Q{{"Where was the seed?", "{l}"}, {"What held the water?", "{t}"}, {"Who helped {n}?", "{f}"}, {"What did they eat?", "{e}"}}},
       {"a lie",
-       L{"{n} [took|ate] the {e} of {f}, a {b} {k}.", "\"[It was not me|I did not see it|The wind took it],\" {n} said.", "But {f} saw [crumbs|a spot|a bit of it] on {q} {c} {u}.", "{n} [was sorry|turned red|felt bad] and told the truth [by|at] the {l}.", "{w} {n} gave {f} a {t}, and [all was well|they were friends again|{f} smiled].", kEnd},
+       L{"{n} [took|ate] {e} from {f}, a {b} {k}.", "\"[It was not me|I did not see it|The wind took it],\" {n} said.", "But {f} saw [crumbs|a spot|a bit of it] on {q} {c} {u}.", "{n} [was sorry|turned red|felt bad] and told the truth [by|at] the {l}.", "{w} {n} gave {f} a {t}, and [all was well|they were friends again|{f} smiled].", kEnd},
        Q{{"Whose food was it?", "{f}"}, {"What was taken?", "{e}"}, {"Where did {n} tell the truth?", "{l}"}, {"What did {n} give to {f}?", "{t}"}}},
       {"a job",
        L{"{n} worked [at|in|near] the {l} and was {a}.", "{w} {q} boss, a {b} {k} called {f}, [said|asked], \"[Bring me|Find me|I need] the {c} {t}.\"", "{n} looked [in the {m}|behind the {u}|everywhere].", "[At last|After an hour|Then] {p} saw it in the {m}.", "{f} [paid {o} well|gave {o} {e}|said thank you].", kEnd},

@@ -1,5 +1,7 @@
 #include "data/words.h"
 
+#include <algorithm>
+
 namespace hadal::data {
 namespace words {
 
@@ -83,6 +85,18 @@ HADAL_WORDS(kPages, "weather page", "chess club", "star atlas", "bread blog", "b
 HADAL_WORDS(kBoxes, "oak box", "tin box", "toy box", "old box", "big box", "wide box", "flat box", "deep box", "new box",
             "tall box", "gift box", "post box", "ice box", "iron box", "tea box", "mini box");
 #undef HADAL_WORDS
+
+const std::vector<std::string>& vocabulary() {
+  static const std::vector<std::string> kVocabulary = [] {
+    std::vector<std::string> all;
+    for (const Words group : {kAnimals, kFruits, kFoods, kObjects, kPlaces, kColours, kTools, kClothes, kJobs, kAdjectives, kVerbs,
+                              kShort, kRooms, kShelves, kFolders, kTopics, kQueues, kTags, kRegions, kEvents, kThings, kSensors})
+      for (const char* word : group)
+        if (std::find(all.begin(), all.end(), word) == all.end()) all.emplace_back(word);
+    return all;
+  }();
+  return kVocabulary;
+}
 
 }  // namespace words
 

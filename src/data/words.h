@@ -4,6 +4,7 @@
 
 #include <span>
 #include <string>
+#include <vector>
 
 namespace hadal::data {
 
@@ -15,6 +16,8 @@ extern const Words kJobs, kAdjectives, kVerbs, kDays, kMonths, kNumbers, kLetter
 extern const Words kRooms, kShelves, kFolders, kTopics, kQueues, kTags, kRegions, kStates, kKinds;
 extern const Words kEvents, kFiles, kNotes, kBooks, kTowns, kThings, kDishes, kTickets, kSensors, kRows, kPages;
 extern const Words kBoxes;
+
+const std::vector<std::string>& vocabulary();  // every word above in small letters that is one plain word, once
 }  // namespace words
 
 std::string upper(std::string text);
