@@ -104,12 +104,13 @@ Rendering render_pairs(Rng& rng, int tokens) {
   for (int i = 0; i < n_slots; ++i) {
     if (!slots[static_cast<size_t>(i)].empty()) continue;
     std::string key = rng.pick(keys);
-    if (n_slots > 60) key += std::string(" ") + rng.pick(keys);  // enough different keys for long texts
-    const bool fresh = std::find(used.begin(), used.end(), key) == used.end();
+    // A key has one value; long texts need keys of two words to have enough of them.
+    while (std::find(used.begin(), used.end(), key) != used.end() || (n_slots > 60 && key.find(' ') == std::string::npos))
+      key = std::string(rng.pick(keys)) + " " + rng.pick(keys);
     used.push_back(key);
     slots[static_cast<size_t>(i)] = fmt::format("{} {}", key, rng.pick(words::kColours));
     const int power = rng.range(0, largest), distance = std::max(1, (1 << power) + static_cast<int>(rng.below(size_t{1} << power)));
-    for (int j = i + distance; fresh && j < n_slots; ++j) {
+    for (int j = i + distance; j < n_slots; ++j) {
       if (!slots[static_cast<size_t>(j)].empty()) continue;
       slots[static_cast<size_t>(j)] = slots[static_cast<size_t>(i)];
       again[static_cast<size_t>(j)] = 1;

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kBytesPerToken = 3;       // at least, in English under a small vocabulary
 constexpr int kShortestFill = 24;       // tokens worth filling with text
+constexpr int kMeasured = 100;          // documents per component
 constexpr int kDraws = 6;               // documents tried for the rest of a row before it is filled with text
 constexpr std::string_view kRules = "list number logic text json word";
 constexpr std::string_view kTalks = "chat talk word list number text json logic story";
@@ -20,28 +21,36 @@ constexpr std::string_view kTalks = "chat talk word list number text json logic 
 
 std::vector<std::string> Mixture::names() { return {"base", "long", "agent", "sft"}; }
 
+std::vector<std::string> Mixture::environments() const {
+  std::vector<std::string> ids;
+  for (const Component& component : components_)
+    for (const Family* family : component.families)
+      if (std::find(ids.begin(), ids.end(), family->id) == ids.end()) ids.push_back(family->id);
+  return ids;
+}
+
 Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tokenizer, const Corpus* corpus) {
   Mixture m;
   m.tokenizer_ = tokenizer;
   m.corpus_ = corpus;
-  const auto tasks = [](int share, Form form, bool thinking, std::string_view kinds, int typical) {
-    return Component{.part = Part::kTasks, .share = share, .form = form, .thinking = thinking, .kinds = kinds, .families = {}, .typical = typical};
+  const auto tasks = [](int share, Form form, bool thinking, std::string_view kinds) {
+    return Component{.part = Part::kTasks, .share = share, .form = form, .thinking = thinking, .kinds = kinds, .families = {}};
   };
   // Chat form of "chat" and "talk" where others are plain text: conversations have no other form worth learning.
   if (name == "base") {
-    m.components_ = {{.part = Part::kEnglish, .share = 33, .kinds = {}, .families = {}, .typical = 220}, {.part = Part::kStory, .share = 12, .kinds = {}, .families = {}, .typical = 85},
-                     {.part = Part::kPairs, .share = 12, .kinds = {}, .families = {}, .typical = 250}, tasks(8, Form::kText, false, "recall", 200),
-                     tasks(13, Form::kText, false, kRules, 50), tasks(12, Form::kText, true, kRules, 100), tasks(5, Form::kChat, false, kTalks, 90), tasks(5, Form::kChat, true, kTalks, 130)};
+    m.components_ = {{.part = Part::kEnglish, .share = 33, .kinds = {}, .families = {}}, {.part = Part::kStory, .share = 12, .kinds = {}, .families = {}},
+                     {.part = Part::kPairs, .share = 12, .kinds = {}, .families = {}}, tasks(8, Form::kText, false, "recall"),
+                     tasks(13, Form::kText, false, kRules), tasks(12, Form::kText, true, kRules), tasks(5, Form::kChat, false, kTalks), tasks(5, Form::kChat, true, kTalks)};
   } else if (name == "long" || name == "agent") {
     const bool agent = name == "agent";
-    m.components_ = {{.part = Part::kEnglish, .share = agent ? 20 : 25, .kinds = {}, .families = {}, .typical = 300}, {.part = Part::kStory, .share = 8, .kinds = {}, .families = {}, .typical = 85},
-                     {.part = Part::kPairs, .share = agent ? 7 : 12, .kinds = {}, .families = {}, .typical = 700}, tasks(agent ? 8 : 13, Form::kText, false, "recall", 500), tasks(5, Form::kChat, true, "recall", 500),
-                     tasks(6, Form::kText, false, kRules, 50), tasks(6, Form::kText, true, kRules, 100), tasks(5, Form::kChat, false, kTalks, 90), tasks(5, Form::kChat, true, kTalks, 130),
-                     tasks(agent ? 15 : 8, Form::kChat, true, "tool", 800), tasks(agent ? 15 : 7, Form::kChat, false, "tool", 700)};
+    m.components_ = {{.part = Part::kEnglish, .share = agent ? 20 : 25, .kinds = {}, .families = {}}, {.part = Part::kStory, .share = 8, .kinds = {}, .families = {}},
+                     {.part = Part::kPairs, .share = agent ? 7 : 12, .kinds = {}, .families = {}}, tasks(agent ? 8 : 13, Form::kText, false, "recall"), tasks(5, Form::kChat, true, "recall"),
+                     tasks(6, Form::kText, false, kRules), tasks(6, Form::kText, true, kRules), tasks(5, Form::kChat, false, kTalks), tasks(5, Form::kChat, true, kTalks),
+                     tasks(agent ? 15 : 8, Form::kChat, true, "tool"), tasks(agent ? 15 : 7, Form::kChat, false, "tool")};
   } else if (name == "sft") {
-    m.components_ = {tasks(15, Form::kSft, true, kTalks, 130), tasks(10, Form::kSft, true, kRules, 110), tasks(10, Form::kSft, true, "recall", 500),
-                     tasks(20, Form::kSft, false, kTalks, 90), tasks(10, Form::kSft, false, kRules, 60), tasks(5, Form::kSft, false, "recall", 500),
-                     tasks(16, Form::kSft, true, "tool", 800), tasks(14, Form::kSft, false, "tool", 700)};
+    m.components_ = {tasks(15, Form::kSft, true, kTalks), tasks(10, Form::kSft, true, kRules), tasks(10, Form::kSft, true, "recall"),
+                     tasks(20, Form::kSft, false, kTalks), tasks(10, Form::kSft, false, kRules), tasks(5, Form::kSft, false, "recall"),
+                     tasks(16, Form::kSft, true, "tool"), tasks(14, Form::kSft, false, "tool")};
   } else {
     return Error{Code::kNotFound, fmt::format("mixture: expected one of {}, found {}", join(names()), name)};
   }
@@ -51,6 +60,12 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
     for (const Family& family : families())
       if (!family.held_out && fmt::format(" {} ", component.kinds).find(" " + family.kind + " ") != std::string::npos) component.families.push_back(&family);
     HADAL_CHECK(!component.families.empty());
+  }
+  // Shares count text, draws count documents: how long the documents of each component are is measured.
+  for (Component& component : m.components_) {
+    Rng rng(17);
+    component.bytes = 0;
+    for (int i = 0; i < kMeasured; ++i) component.bytes += m.draw(component, rng, name == "base" ? 512 : 2048).text.size() / kMeasured + 1;
   }
   if (tokenizer) {
     const auto eos = tokenizer->id_of(text::kEos);
@@ -81,11 +96,10 @@ Rendering Mixture::draw(const Component& component, Rng& rng, int length) const 
 }
 
 Rendering Mixture::document(Rng& rng, int length) const {
-  // Shares count tokens; a document of few tokens must be drawn more often.
-  int total = 0;
-  const auto odds = [](const Component& c) { return 100000 * c.share / c.typical; };
+  size_t total = 0;
+  const auto odds = [](const Component& c) { return 1000000 * static_cast<size_t>(c.share) / c.bytes; };
   for (const Component& component : components_) total += odds(component);
-  int at = static_cast<int>(rng.below(static_cast<size_t>(total)));
+  size_t at = rng.below(total);
   for (const Component& component : components_) {
     if (at < odds(component)) return draw(component, rng, length);
     at -= odds(component);

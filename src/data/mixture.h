@@ -34,23 +34,24 @@ class Mixture {
   // The tokenizer and the corpus (may be null) must outlive the mixture. kNotFound: no such name.
   static Result<Mixture> named(std::string_view name, const text::Tokenizer* tokenizer, const Corpus* corpus);
   static std::vector<std::string> names();
+  std::vector<std::string> environments() const;  // ids it draws from
 
   // Needs a tokenizer.
   Row row(uint64_t seed, uint64_t step, uint64_t row, int length) const;
-  // One document for a row of that length, as text; needs no tokenizer. The share of each part is that of its tokens.
+  // One document for a row of that length, as text; needs no tokenizer. Shares count bytes of text.
   Rendering document(Rng& rng, int length) const;
 
  private:
   enum class Part { kEnglish, kStory, kPairs, kTasks };
   struct Component {
     Part part;
-    int share;                // percent of the tokens
+    int share;                // percent of the text
     Form form = Form::kText;
     bool thinking = false;
     std::string_view kinds;   // of families, separated by blanks
     bool tools = false;
     std::vector<const Family*> families;
-    int typical = 100;        // tokens of a document: shares count tokens, draws count documents
+    size_t bytes = 1;         // of a document, on average
   };
 
   Rendering draw(const Component& component, Rng& rng, int length) const;

@@ -74,7 +74,7 @@ const std::vector<Plot>& plots() {
        L{"{n} [took|ate] {e} from {f}, a {b} {k}.", "\"[It was not me|I did not see it|The wind took it],\" {n} said.", "But {f} saw [crumbs|a spot|a bit of it] on {q} {c} {u}.", "{n} [was sorry|turned red|felt bad] and told the truth [by|at] the {l}.", "{w} {n} gave {f} a {t}, and [all was well|they were friends again|{f} smiled].", kEnd},
        Q{{"Whose food was it?", "{f}"}, {"What was taken?", "{e}"}, {"Where did {n} tell the truth?", "{l}"}, {"What did {n} give to {f}?", "{t}"}}},
       {"a job",
-       L{"{n} worked [at|in|near] the {l} and was {a}.", "{w} {q} boss, a {b} {k} called {f}, [said|asked], \"[Bring me|Find me|I need] the {c} {t}.\"", "{n} looked [in the {m}|behind the {u}|everywhere].", "[At last|After an hour|Then] {p} saw it in the {m}.", "{f} [paid {o} well|gave {o} {e}|said thank you].", kEnd},
+       L{"{n} worked [at|in|near] the {l} and was {a}.", "{w} {q} boss, a {b} {k} called {f}, [said|asked], \"[Bring me|Find me|I need] the {c} {t}.\"", "{n} looked [by the {m}|behind the {u}|everywhere].", "[At last|After an hour|Then] {p} saw it near the {m}.", "{f} [paid {o} well|gave {o} {e}|said thank you].", kEnd},
        Q{{"Who was the boss?", "{f}"}, {"What did {f} need?", "{t}"}, {"Where was the {t}?", "{m}"}, {"Where did {n} work?", "{l}"}}},
       {"a wish",
        L{"{n} [had|kept|held] one wish: a {c} {t}.", "{w} at the {l} {p} [saved|helped|freed] {f}, a {b} {k}, [from a net|from the water|from a deep hole].", "\"[You are good|Thank you],\" said {f}. \"[Close your eyes|Turn around|Count to three].\"", "When {n} looked again, the {t} [lay there|was in {q} hand|stood before {o}].", kEnd},
