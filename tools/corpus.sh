@@ -124,7 +124,7 @@ SOURCES = [
     ("gnome-user-docs", "gnome-user-docs", "CC-BY-SA-3.0", from_files("gnome-user-docs/usr/share/help/C/**/*.page", markup)),
     ("debian-handbook", "debian-handbook", "GPL-2+ or CC-BY-SA-3.0", from_files("debian-handbook/usr/share/doc/debian-handbook/html/en-US/*.html", html_body)),
     ("python-doc", "python3.11-doc", "PSF-2", from_files("python3.11-doc/usr/share/doc/python3.11/html/_sources/**/*.rst.txt", rst)),
-    ("anarchism", "anarchism", "GFDL-1.1+ or GPL-2+", from_files("anarchism/usr/share/doc/anarchism/html/*.html*", html_body)),
+    ("anarchism", "anarchism", "GPL-2", from_files("anarchism/usr/share/doc/anarchism/html/*.html*", html_body)),
     ("bible-kjv", "bible-kjv-text", "public domain text", bible()),
 ]
 

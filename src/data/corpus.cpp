@@ -10,7 +10,7 @@ namespace {
 
 // Shares of the sources known to tools/corpus.sh; plain narrative and definitions weigh more than manuals.
 constexpr std::pair<std::string_view, uint64_t> kShares[] = {
-    {"wordnet", 22}, {"gcide", 8}, {"gnome-user-docs", 18}, {"bible-kjv", 12}, {"debian-handbook", 12}, {"anarchism", 10}, {"python-doc", 10}, {"fortunes", 4}};
+    {"wordnet", 22}, {"gcide", 8}, {"gnome-user-docs", 18}, {"bible-kjv", 12}, {"debian-handbook", 12}, {"anarchism", 10}, {"python-doc", 10}};
 constexpr uint64_t kOtherShare = 4;
 
 }  // namespace
