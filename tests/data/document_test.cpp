@@ -15,11 +15,14 @@ namespace hadal::data {
 namespace {
 
 const text::Tokenizer& tokenizer() {
-  static const text::Tokenizer kTokenizer = text::Tokenizer::parse(json::dump(checkpoint::synth_tokenizer()), "synth").value();
+  static const text::Tokenizer kTokenizer =
+      text::Tokenizer::parse(json::dump(checkpoint::synth_tokenizer()), "synth").value();
   return kTokenizer;
 }
 
-Task task_of(const char* id, uint64_t seed = 1, int difficulty = 0) { return make_task({id, Split::kTrain, seed, difficulty}).value(); }
+Task task_of(const char* id, uint64_t seed = 1, int difficulty = 0) {
+  return make_task({id, Split::kTrain, seed, difficulty}).value();
+}
 
 // The text of the tokens whose weight is that of answers.
 std::string weighted(const Document& document) {
@@ -46,7 +49,9 @@ TEST(Document, SftWeighsWhatTheAssistantWrites) {
             expected += "<｜DSML｜invoke name=\"" + call.name + "\">\n";
             const json::Value arguments = json::parse(call.arguments).value();
             for (const auto& [name, value] : arguments.as_object())
-              expected += "<｜DSML｜parameter name=\"" + name + "\" string=\"" + (value.is_string() ? "true" : "false") + "\">" + value.as_string() + "</｜DSML｜parameter>\n";
+              expected += "<｜DSML｜parameter name=\"" + name + "\" string=\"" +
+                          (value.is_string() ? "true" : "false") + "\">" + value.as_string() +
+                          "</｜DSML｜parameter>\n";
             expected += "</｜DSML｜invoke>\n";
           }
           expected += "</｜DSML｜tool_calls>";
@@ -62,7 +67,8 @@ TEST(Document, EarlierTurnsWeighWithoutTheirReasoning) {
   const Task task = task_of("running-sum");
   const std::string text = weighted(make_document(task, Mode::kHigh, Form::kSft, tokenizer()));
   EXPECT_TRUE(text.starts_with(task.solution[0].content + text::kEos)) << text;
-  EXPECT_NE(text.find(task.solution.back().reasoning + text::kThinkClose), std::string::npos) << text;
+  EXPECT_NE(text.find(task.solution.back().reasoning + text::kThinkClose), std::string::npos)
+      << text;
 }
 
 TEST(Document, PretrainingSparesConstantsAndFiller) {
@@ -104,7 +110,8 @@ TEST(Mixture, RowsArePureAndWhole) {
     const int length = 3000;  // bytes: the tokenizer has no merges
     size_t weighing = 0, starts = 0;
     for (uint64_t r = 0; r < 4; ++r) {
-      const Row row = mixture.row(7, 2, r, length), again = mixture.row(7, 2, r, length), other = mixture.row(7, 3, r, length);
+      const Row row = mixture.row(7, 2, r, length), again = mixture.row(7, 2, r, length),
+                other = mixture.row(7, 3, r, length);
       EXPECT_EQ(row.ids, again.ids);
       EXPECT_EQ(row.documents, again.documents);
       EXPECT_EQ(row.weights, again.weights);
@@ -121,7 +128,8 @@ TEST(Mixture, RowsArePureAndWhole) {
         starts += first;
         weighing += row.weights[i] > 0;
         // Every document begins with the token that begins all sentences; padding has no weight.
-        if (first && row.ids[i] != tokenizer().id_of(text::kBos)) EXPECT_EQ(row.ids[i], tokenizer().id_of(text::kEos));
+        if (first && row.ids[i] != tokenizer().id_of(text::kBos))
+          EXPECT_EQ(row.ids[i], tokenizer().id_of(text::kEos));
       }
     }
     EXPECT_GT(starts, 8u) << name;
@@ -148,7 +156,11 @@ TEST(Corpus, LoadsSamplesAndRefuses) {
   const std::string directory = testing::temp_dir("corpus"), path = directory + "/corpus.jsonl";
   {
     std::ofstream file(path);
-    for (int i = 0; i < 400; ++i) file << json::dump(json::Object{{"source", i % 2 ? "wordnet" : "other"}, {"text", "line " + std::to_string(i) + " one\nline two of it\nline three of it"}}) << "\n";
+    for (int i = 0; i < 400; ++i)
+      file << json::dump(json::Object{
+                  {"source", i % 2 ? "wordnet" : "other"},
+                  {"text", "line " + std::to_string(i) + " one\nline two of it\nline three of it"}})
+           << "\n";
   }
   const Corpus corpus = Corpus::load(path).value();
   EXPECT_EQ(corpus.passages(), 400u);
@@ -163,7 +175,9 @@ TEST(Corpus, LoadsSamplesAndRefuses) {
   for (const std::string& text : dev) EXPECT_FALSE(train.count(text)) << text;
   const Mixture mixture = Mixture::named("base", &tokenizer(), &corpus).value();
   bool seen = false;
-  for (uint64_t r = 0; r < 5; ++r) seen = seen || tokenizer().decode(mixture.row(1, 1, r, 2000).ids).find("line three of it") != std::string::npos;
+  for (uint64_t r = 0; r < 5; ++r)
+    seen = seen || tokenizer().decode(mixture.row(1, 1, r, 2000).ids).find("line three of it") !=
+                       std::string::npos;
   EXPECT_TRUE(seen);
 
   EXPECT_EQ(Corpus::load(directory + "/none").error().code, Code::kNotFound);

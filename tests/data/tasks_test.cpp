@@ -1,5 +1,5 @@
-// The environments: their properties on few seeds (all of them: hadal data check --seeds 1000), the composition of
-// tool worlds, the split of small spaces, the judge.
+// The environments: their properties on few seeds (all of them: hadal data check --seeds 1000), the
+// composition of tool worlds, the split of small spaces, the judge.
 
 #include <gtest/gtest.h>
 
@@ -84,31 +84,42 @@ TEST(Worlds, InterfacesBehave) {
   const World& shop = worlds()[2];
   Rng rng(1);
   const Store store = Store::random(shop, 7, rng);
-  const std::string item = store.records[4].key, price = std::to_string(store.records[4].numbers[0]);
+  const std::string item = store.records[4].key,
+                    price = std::to_string(store.records[4].numbers[0]);
   const json::Value arguments(json::Object{{"item", item}});
 
   StoreEnvironment direct(store, Interface::kDirect, {});
   EXPECT_NE(direct.call("get_item", arguments).find("\"price\": " + price), std::string::npos);
   EXPECT_NE(direct.call("get_contact", arguments).find("error"), std::string::npos);
-  EXPECT_NE(direct.call("get_item", json::Object{{"item", "nothing"}}).find("error"), std::string::npos);
+  EXPECT_NE(direct.call("get_item", json::Object{{"item", "nothing"}}).find("error"),
+            std::string::npos);
   EXPECT_NE(direct.call("get_item", json::Array{}).find("error"), std::string::npos);
-  EXPECT_NE(direct.call("set_item", json::Object{{"item", item}, {"field", "price"}, {"value", "seven"}}).find("error"), std::string::npos);
+  EXPECT_NE(
+      direct.call("set_item", json::Object{{"item", item}, {"field", "price"}, {"value", "seven"}})
+          .find("error"),
+      std::string::npos);
   EXPECT_EQ(direct.state(), store.state());
   EXPECT_EQ(direct.successful_calls(), 1);
-  EXPECT_EQ(direct.call("set_item", json::Object{{"item", item}, {"field", "price"}, {"value", 7}}), R"({"ok": true})");
+  EXPECT_EQ(direct.call("set_item", json::Object{{"item", item}, {"field", "price"}, {"value", 7}}),
+            R"({"ok": true})");
   EXPECT_NE(direct.state(), store.state());
 
   StoreEnvironment paged(store, Interface::kPaged, {});
-  const auto page = [&](int n) { return json::parse(paged.call("list_items", json::Object{{"field", "price"}, {"page", n}})).value(); };
+  const auto page = [&](int n) {
+    return json::parse(paged.call("list_items", json::Object{{"field", "price"}, {"page", n}}))
+        .value();
+  };
   EXPECT_EQ(page(1).find("rows")->as_array().size(), StoreEnvironment::kPageSize);
   EXPECT_EQ(page(1).find("next")->to_int64(), 2);
   EXPECT_TRUE(page(3).find("next")->is_null());
   EXPECT_NE(page(4).find("error"), nullptr);
 
-  StoreEnvironment locked(store, Interface::kNoisy, {.kind = Noise::Kind::kCode, .at = 0, .code = 482});
+  StoreEnvironment locked(store, Interface::kNoisy,
+                          {.kind = Noise::Kind::kCode, .at = 0, .code = 482});
   EXPECT_EQ(locked.call("get_item", arguments), R"({"error": "locked, add code 482"})");
   EXPECT_EQ(locked.call("get_item", arguments), R"({"error": "locked, add code 482"})");
-  EXPECT_NE(locked.call("get_item", json::Object{{"item", item}, {"code", 482}}).find(price), std::string::npos);
+  EXPECT_NE(locked.call("get_item", json::Object{{"item", item}, {"code", 482}}).find(price),
+            std::string::npos);
   EXPECT_NE(locked.call("get_item", arguments).find(price), std::string::npos);
 }
 
@@ -117,8 +128,13 @@ TEST(Tasks, ForbiddenSideEffectsFail) {
   Episode episode(task);
   for (const Step& step : task.solution) {
     if (step.calls.empty()) {  // right so far: now change something nobody asked for
-      const std::string item = json::parse(task.solution[0].calls[0].arguments).value().find("item")->as_string();
-      episode.answer({.reasoning = "", .content = "", .tool_calls = {{"set_item", json::dump(json::Object{{"item", item}, {"field", "stock"}, {"value", 12345}})}}});
+      const std::string item =
+          json::parse(task.solution[0].calls[0].arguments).value().find("item")->as_string();
+      episode.answer({.reasoning = "",
+                      .content = "",
+                      .tool_calls = {{"set_item", json::dump(json::Object{{"item", item},
+                                                                          {"field", "stock"},
+                                                                          {"value", 12345}})}}});
     }
     episode.answer(message_of(step, Mode::kPlain));
   }
@@ -145,7 +161,9 @@ TEST(Tasks, MaxThinksMoreThanHighAndPlainNotAtAll) {
     const Task task = make_task(key_of(id, 1)).value();
     for (const Step& step : task.solution) {
       EXPECT_TRUE(message_of(step, Mode::kPlain).reasoning.empty());
-      EXPECT_GT(message_of(step, Mode::kMax).reasoning.size(), message_of(step, Mode::kHigh).reasoning.size()) << id;
+      EXPECT_GT(message_of(step, Mode::kMax).reasoning.size(),
+                message_of(step, Mode::kHigh).reasoning.size())
+          << id;
       EXPECT_EQ(message_of(step, Mode::kMax).content, message_of(step, Mode::kPlain).content);
     }
   }
@@ -182,7 +200,10 @@ TEST(Splits, PhrasesOfDevAreNotThoseOfTraining) {
   // The questions of "copy" up to the colon.
   std::set<std::string> trained, held;
   for (uint64_t seed = 0; seed < 200; ++seed) {
-    const auto phrase = [&](Split split) { const std::string q = make_task(key_of("copy", seed, 1, split)).value().turns[0].user; return q.substr(0, q.find(':')); };
+    const auto phrase = [&](Split split) {
+      const std::string q = make_task(key_of("copy", seed, 1, split)).value().turns[0].user;
+      return q.substr(0, q.find(':'));
+    };
     trained.insert(phrase(Split::kTrain));
     if (seed < 40) held.insert(phrase(Split::kDev));
   }
@@ -192,11 +213,16 @@ TEST(Splits, PhrasesOfDevAreNotThoseOfTraining) {
 }
 
 TEST(Splits, EveryKindIsAskedInManyWays) {
-  // Differing words of a question with the instance held fixed cannot be counted directly: count first words instead.
+  // Differing words of a question with the instance held fixed cannot be counted directly: count
+  // first words instead.
   for (const Goal goal : kGoals) {
     std::set<std::string> openings;
     for (uint64_t seed = 0; seed < 60; ++seed) {
-      const std::string question = make_task(key_of(std::string("shop/") + goal_name(goal) + "/direct", seed)).value().turns[0].user;
+      const std::string question =
+          make_task(key_of(std::string("shop/") + goal_name(goal) + "/direct", seed))
+              .value()
+              .turns[0]
+              .user;
       openings.insert(question.substr(0, question.find(' ', question.find(' ') + 1)));
     }
     EXPECT_GE(openings.size(), 4u) << goal_name(goal);
@@ -212,24 +238,31 @@ TEST(Stories, AreVaried) {
     const Story story = make_story(rng);
     plots.insert(story.plot);
     EXPECT_GE(story.questions.size(), 4u);
-    for (const Question& question : story.questions) EXPECT_NE(story.text.find(question.answer), std::string::npos) << story.text << "\n" << question.asks << " " << question.answer;
+    for (const Question& question : story.questions)
+      EXPECT_NE(story.text.find(question.answer), std::string::npos)
+          << story.text << "\n"
+          << question.asks << " " << question.answer;
     std::vector<std::string> words;
     std::string word;
     for (const char c : story.text + " ")
-      if (c != ' ') word += c;
-      else words.push_back(std::exchange(word, {}));
+      if (c != ' ')
+        word += c;
+      else
+        words.push_back(std::exchange(word, {}));
     for (size_t i = 0; i + 4 <= words.size(); ++i) {
       grams.insert(words[i] + " " + words[i + 1] + " " + words[i + 2] + " " + words[i + 3]);
       ++total;
     }
   }
   EXPECT_EQ(static_cast<int>(plots.size()), plot_count());
-  EXPECT_GT(static_cast<double>(grams.size()), 0.40 * static_cast<double>(total)) << grams.size() << " of " << total;
+  EXPECT_GT(static_cast<double>(grams.size()), 0.40 * static_cast<double>(total))
+      << grams.size() << " of " << total;
 }
 
 TEST(Recall, DistancesAreWhatTheyClaim) {
   static constexpr int kDistances[] = {32, 96, 128, 256, 512, 1024, 2048, 4096};
-  for (const char* id : {"recall-needle", "recall-store", "recall-ledger", "recall-key-value", "recall-latest"})
+  for (const char* id :
+       {"recall-needle", "recall-store", "recall-ledger", "recall-key-value", "recall-latest"})
     for (int d = 0; d < 8; ++d) {
       const Task task = make_task(key_of(id, 1, d)).value();
       const int tokens = rough_tokens(task.turns[0].user);
@@ -243,16 +276,20 @@ TEST(Judge, ExactContainsJsonStory) {
   EXPECT_TRUE(judge(exact, " 42.\n").pass);
   EXPECT_FALSE(judge(exact, "420").pass);
   EXPECT_FALSE(judge(exact, "").pass);
-  const Expectation contains{.kind = Expectation::Kind::kContains, .values = {"hello|hi", "help"}, .json = {}};
+  const Expectation contains{
+      .kind = Expectation::Kind::kContains, .values = {"hello|hi", "help"}, .json = {}};
   EXPECT_TRUE(judge(contains, "HI, can I Help?").pass);
   EXPECT_FALSE(judge(contains, "Hello!").pass);
-  const Expectation shape{.kind = Expectation::Kind::kJson, .values = {}, .json = json::Object{{"a", 1}, {"b", json::Array{"x", true}}}};
+  const Expectation shape{.kind = Expectation::Kind::kJson,
+                          .values = {},
+                          .json = json::Object{{"a", 1}, {"b", json::Array{"x", true}}}};
   EXPECT_TRUE(judge(shape, R"( {"b":["x", true],"a":1} )").pass);
   EXPECT_FALSE(judge(shape, R"({"a": 1, "b": [true, "x"]})").pass);
   EXPECT_FALSE(judge(shape, R"({"a": "1", "b": ["x", true]})").pass);
   EXPECT_FALSE(judge(shape, R"({"a": 1, "b": ["x", true], "c": 0})").pass);
   EXPECT_FALSE(judge(shape, "{").pass);
-  const Expectation story{.kind = Expectation::Kind::kStory, .values = {"Mia", "ball"}, .json = {}, .min_words = 8};
+  const Expectation story{
+      .kind = Expectation::Kind::kStory, .values = {"Mia", "ball"}, .json = {}, .min_words = 8};
   EXPECT_TRUE(judge(story, "Mia had a ball. She was very happy.").pass);
   EXPECT_FALSE(judge(story, "Mia had a ball.").pass);
   EXPECT_FALSE(judge(story, "Mia had a ball. Mia had a ball. Mia had a ball.").pass);
