@@ -124,12 +124,15 @@ TEST(Mixture, RowsArePureAndWhole) {
         const bool first = i == 0 || row.documents[i - 1] != row.documents[i];
         EXPECT_TRUE(first ? begin == i : begin < i);
         const bool last = i + 1 == row.ids.size() || row.documents[i + 1] != row.documents[i];
-        if (last) EXPECT_EQ(row.weights[i], 0);
+        if (last) {
+          EXPECT_EQ(row.weights[i], 0);
+        }
         starts += first;
         weighing += row.weights[i] > 0;
         // Every document begins with the token that begins all sentences; padding has no weight.
-        if (first && row.ids[i] != tokenizer().id_of(text::kBos))
+        if (first && row.ids[i] != tokenizer().id_of(text::kBos)) {
           EXPECT_EQ(row.ids[i], tokenizer().id_of(text::kEos));
+        }
       }
     }
     EXPECT_GT(starts, 8u) << name;

@@ -76,7 +76,9 @@ TEST(Worlds, ShareNoToolNames) {
   for (const World& world : worlds()) {
     EXPECT_GE(world.keys.size(), 12u) << world.id;
     for (const char* tool : {world.get, world.list, world.set, world.move})
-      if (tool) EXPECT_TRUE(names.insert(tool).second) << tool;
+      if (tool) {
+        EXPECT_TRUE(names.insert(tool).second) << tool;
+      }
   }
 }
 
