@@ -8,9 +8,11 @@
 namespace hadal::data {
 namespace {
 
-// Shares of the sources known to tools/corpus.sh; plain narrative and definitions weigh more than manuals.
+// Shares of the sources known to tools/corpus.sh; plain narrative and definitions weigh more than
+// manuals.
 constexpr std::pair<std::string_view, uint64_t> kShares[] = {
-    {"wordnet", 22}, {"gcide", 8}, {"gnome-user-docs", 18}, {"bible-kjv", 12}, {"debian-handbook", 12}, {"anarchism", 10}, {"python-doc", 10}, {"fortunes", 4}};
+    {"wordnet", 22},         {"gcide", 8},      {"gnome-user-docs", 18}, {"bible-kjv", 12},
+    {"debian-handbook", 12}, {"anarchism", 10}, {"python-doc", 10}};
 constexpr uint64_t kOtherShare = 4;
 
 }  // namespace
@@ -26,13 +28,18 @@ Result<Corpus> Corpus::load(const std::string& path) {
     const json::Value* source = parsed.ok() ? parsed.value().find("source") : nullptr;
     const json::Value* text = parsed.ok() ? parsed.value().find("text") : nullptr;
     if (!source || !source->is_string() || !text || !text->is_string())
-      return Error{Code::kCorrupt, fmt::format("{}: line {}: expected {{\"source\": \"...\", \"text\": \"...\"}}", path, number)};
+      return Error{Code::kCorrupt,
+                   fmt::format("{}: line {}: expected {{\"source\": \"...\", \"text\": \"...\"}}",
+                               path, number)};
     const std::string& name = source->as_string();
     if (text->as_string().empty()) continue;
-    auto it = std::find_if(corpus.sources_.begin(), corpus.sources_.end(), [&](const Source& s) { return s.name == name; });
+    auto it = std::find_if(corpus.sources_.begin(), corpus.sources_.end(),
+                           [&](const Source& s) { return s.name == name; });
     if (it == corpus.sources_.end()) {
-      const auto* share = std::find_if(std::begin(kShares), std::end(kShares), [&](const auto& s) { return s.first == name; });
-      it = corpus.sources_.insert(it, Source{name, share == std::end(kShares) ? kOtherShare : share->second, {}});
+      const auto* share = std::find_if(std::begin(kShares), std::end(kShares),
+                                       [&](const auto& s) { return s.first == name; });
+      it = corpus.sources_.insert(
+          it, Source{name, share == std::end(kShares) ? kOtherShare : share->second, {}});
     }
     corpus.bytes_ += text->as_string().size();
     it->passages[hash(text->as_string()) % 100 == 0].push_back(text->as_string());
@@ -62,10 +69,14 @@ std::string_view Corpus::sample(Rng& rng, Split split, size_t bytes) const {
   }
   std::string_view text = rng.pick(source->passages[split == Split::kTrain ? 0 : 1]);
   if (text.size() <= bytes) return text;
-  if (const size_t line = text.find('\n', rng.below(text.size() - bytes + 1)); line != std::string_view::npos && line + 1 < text.size()) text.remove_prefix(line + 1);
+  if (const size_t line = text.find('\n', rng.below(text.size() - bytes + 1));
+      line != std::string_view::npos && line + 1 < text.size())
+    text.remove_prefix(line + 1);
   text = text.substr(0, bytes);
-  if (const size_t blank = text.rfind(' '); blank != std::string_view::npos && blank > 0) text = text.substr(0, blank);
-  while (!text.empty() && (static_cast<unsigned char>(text.back()) & 0x80)) text.remove_suffix(1);  // no half character at the end
+  if (const size_t blank = text.rfind(' '); blank != std::string_view::npos && blank > 0)
+    text = text.substr(0, blank);
+  while (!text.empty() && (static_cast<unsigned char>(text.back()) & 0x80))
+    text.remove_suffix(1);  // no half character at the end
   return text;
 }
 

@@ -1,4 +1,5 @@
-// English text: a file of JSON lines {"source", "text"}, made by tools/corpus.sh and kept outside the repository.
+// English text: a file of JSON lines {"source", "text"}, made by tools/corpus.sh and kept outside
+// the repository.
 //
 // One passage in a hundred is held out for measuring (Split::kDev), by a hash of its text.
 #pragma once
@@ -17,7 +18,8 @@ class Corpus {
  public:
   static Result<Corpus> load(const std::string& path);
 
-  // A passage of a source drawn by its share, and of it a stretch of at most `bytes` bytes that begins at a line.
+  // A passage of a source drawn by its share, and of it a stretch of at most `bytes` bytes that
+  // begins at a line.
   std::string_view sample(Rng& rng, Split split, size_t bytes) const;
   uint64_t bytes() const { return bytes_; }
   size_t passages() const;

@@ -12,7 +12,8 @@ std::string fill(std::string_view pattern, const Slots& slots) {
     const size_t close = pattern[i] == '{' ? pattern.find('}', i) : std::string_view::npos;
     if (close != std::string_view::npos) {
       const std::string_view name = pattern.substr(i + 1, close - i - 1);
-      const auto slot = std::find_if(slots.begin(), slots.end(), [&](const auto& s) { return s.first == name; });
+      const auto slot =
+          std::find_if(slots.begin(), slots.end(), [&](const auto& s) { return s.first == name; });
       HADAL_CHECK(slot != slots.end());
       out += slot->second;
       i = close + 1;
@@ -28,9 +29,12 @@ std::string join(const std::vector<std::string>& items, std::string_view separat
 }
 
 Draft::Draft(const TaskKey& key, uint64_t attempt)
-    : rng(combine(hash(key.environment, static_cast<uint64_t>(key.difficulty) * 4 + static_cast<uint64_t>(key.split)),
+    : rng(combine(hash(key.environment, static_cast<uint64_t>(key.difficulty) * 4 +
+                                            static_cast<uint64_t>(key.split)),
                   combine(key.seed, attempt))),
-      split(key.split), difficulty(key.difficulty), environment_(key.environment) {
+      split(key.split),
+      difficulty(key.difficulty),
+      environment_(key.environment) {
   task.key = key;
 }
 
@@ -44,7 +48,9 @@ bool Draft::admits(std::string_view content) {
 size_t Draft::element(std::string_view space, size_t n) {
   HADAL_CHECK(n >= 3);
   const size_t part = std::max<size_t>(1, n / 100);
-  const size_t place = split == Split::kDev ? rng.below(part) : split == Split::kTest ? part + rng.below(part) : 2 * part + rng.below(n - 2 * part);
+  const size_t place = split == Split::kDev    ? rng.below(part)
+                       : split == Split::kTest ? part + rng.below(part)
+                                               : 2 * part + rng.below(n - 2 * part);
   const std::string name = fmt::format("{}:{}", environment_, space);
   const size_t index = permute(place, n, hash(name));
   task.instance = fmt::format("{}#{}", name, index);
@@ -63,9 +69,11 @@ void Draft::say(std::string content, std::string reasoning, std::string check) {
   say(content, std::move(reasoning), std::move(check), {.values = {content}});
 }
 
-void Draft::say(std::string content, std::string reasoning, std::string check, Expectation expected) {
+void Draft::say(std::string content, std::string reasoning, std::string check,
+                Expectation expected) {
   task.turns.back().expected = std::move(expected);
-  if (check.empty()) check = fmt::format("I check it once more. The answer is: {}", content.substr(0, 60));
+  if (check.empty())
+    check = fmt::format("I check it once more. The answer is: {}", content.substr(0, 60));
   task.solution.push_back({std::move(reasoning), std::move(check), std::move(content), {}});
 }
 

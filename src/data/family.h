@@ -1,5 +1,5 @@
-// The list of all environments. A family builds tasks of one environment id, at difficulties 0 .. hardest; those above
-// `trained` are never trained on, nor is any task of a held-out family.
+// The list of all environments. A family builds tasks of one environment id, at difficulties 0 ..
+// hardest; those above `trained` are never trained on, nor is any task of a held-out family.
 #pragma once
 
 #include <functional>
@@ -11,11 +11,12 @@
 namespace hadal::data {
 
 struct Family {
-  std::string id;         // "add", "shop/link/paged"
-  std::string kind;       // "tool", "list", "number", "logic", "text", "json", "recall", "chat", "talk", "word", "story"
-  int trained = 0;        // largest difficulty that is trained
+  std::string id;    // "add", "shop/link/paged"
+  std::string kind;  // "tool", "list", "number", "logic", "text", "json", "recall", "chat", "talk",
+                     // "word", "story"
+  int trained = 0;   // largest difficulty that is trained
   int hardest = 0;
-  int chance = 10;        // percent of tasks that a policy without understanding may pass
+  int chance = 10;  // percent of tasks that a policy without understanding may pass
   bool held_out = false;
   std::function<void(Draft&)> build = nullptr;
 };

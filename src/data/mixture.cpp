@@ -10,9 +10,10 @@
 namespace hadal::data {
 namespace {
 
-constexpr int kBytesPerToken = 3;       // at least, in English under a small vocabulary
-constexpr int kShortestFill = 24;       // tokens worth filling with text
-constexpr int kDraws = 6;               // documents tried for the rest of a row before it is filled with text
+constexpr int kBytesPerToken = 3;  // at least, in English under a small vocabulary
+constexpr int kShortestFill = 24;  // tokens worth filling with text
+constexpr int kMeasured = 100;     // documents per component
+constexpr int kDraws = 6;  // documents tried for the rest of a row before it is filled with text
 constexpr std::string_view kRules = "list number logic text json word";
 constexpr std::string_view kTalks = "chat talk word list number text json logic story";
 
@@ -20,41 +21,84 @@ constexpr std::string_view kTalks = "chat talk word list number text json logic 
 
 std::vector<std::string> Mixture::names() { return {"base", "long", "agent", "sft"}; }
 
-Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tokenizer, const Corpus* corpus) {
+std::vector<std::string> Mixture::environments() const {
+  std::vector<std::string> ids;
+  for (const Component& component : components_)
+    for (const Family* family : component.families)
+      if (std::find(ids.begin(), ids.end(), family->id) == ids.end()) ids.push_back(family->id);
+  return ids;
+}
+
+Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tokenizer,
+                               const Corpus* corpus) {
   Mixture m;
   m.tokenizer_ = tokenizer;
   m.corpus_ = corpus;
-  const auto tasks = [](int share, Form form, bool thinking, std::string_view kinds, int typical) {
-    return Component{.part = Part::kTasks, .share = share, .form = form, .thinking = thinking, .kinds = kinds, .families = {}, .typical = typical};
+  const auto tasks = [](int share, Form form, bool thinking, std::string_view kinds) {
+    return Component{.part = Part::kTasks,
+                     .share = share,
+                     .form = form,
+                     .thinking = thinking,
+                     .kinds = kinds,
+                     .families = {}};
   };
-  // Chat form of "chat" and "talk" where others are plain text: conversations have no other form worth learning.
+  // Chat form of "chat" and "talk" where others are plain text: conversations have no other form
+  // worth learning.
   if (name == "base") {
-    m.components_ = {{.part = Part::kEnglish, .share = 33, .kinds = {}, .families = {}, .typical = 220}, {.part = Part::kStory, .share = 12, .kinds = {}, .families = {}, .typical = 85},
-                     {.part = Part::kPairs, .share = 12, .kinds = {}, .families = {}, .typical = 250}, tasks(8, Form::kText, false, "recall", 200),
-                     tasks(13, Form::kText, false, kRules, 50), tasks(12, Form::kText, true, kRules, 100), tasks(5, Form::kChat, false, kTalks, 90), tasks(5, Form::kChat, true, kTalks, 130)};
+    m.components_ = {{.part = Part::kEnglish, .share = 33, .kinds = {}, .families = {}},
+                     {.part = Part::kStory, .share = 12, .kinds = {}, .families = {}},
+                     {.part = Part::kPairs, .share = 12, .kinds = {}, .families = {}},
+                     tasks(8, Form::kText, false, "recall"),
+                     tasks(13, Form::kText, false, kRules),
+                     tasks(12, Form::kText, true, kRules),
+                     tasks(5, Form::kChat, false, kTalks),
+                     tasks(5, Form::kChat, true, kTalks)};
   } else if (name == "long" || name == "agent") {
     const bool agent = name == "agent";
-    m.components_ = {{.part = Part::kEnglish, .share = agent ? 20 : 25, .kinds = {}, .families = {}, .typical = 300}, {.part = Part::kStory, .share = 8, .kinds = {}, .families = {}, .typical = 85},
-                     {.part = Part::kPairs, .share = agent ? 7 : 12, .kinds = {}, .families = {}, .typical = 700}, tasks(agent ? 8 : 13, Form::kText, false, "recall", 500), tasks(5, Form::kChat, true, "recall", 500),
-                     tasks(6, Form::kText, false, kRules, 50), tasks(6, Form::kText, true, kRules, 100), tasks(5, Form::kChat, false, kTalks, 90), tasks(5, Form::kChat, true, kTalks, 130),
-                     tasks(agent ? 15 : 8, Form::kChat, true, "tool", 800), tasks(agent ? 15 : 7, Form::kChat, false, "tool", 700)};
+    m.components_ = {
+        {.part = Part::kEnglish, .share = agent ? 20 : 25, .kinds = {}, .families = {}},
+        {.part = Part::kStory, .share = 8, .kinds = {}, .families = {}},
+        {.part = Part::kPairs, .share = agent ? 7 : 12, .kinds = {}, .families = {}},
+        tasks(agent ? 8 : 13, Form::kText, false, "recall"),
+        tasks(5, Form::kChat, true, "recall"),
+        tasks(6, Form::kText, false, kRules),
+        tasks(6, Form::kText, true, kRules),
+        tasks(5, Form::kChat, false, kTalks),
+        tasks(5, Form::kChat, true, kTalks),
+        tasks(agent ? 15 : 8, Form::kChat, true, "tool"),
+        tasks(agent ? 15 : 7, Form::kChat, false, "tool")};
   } else if (name == "sft") {
-    m.components_ = {tasks(15, Form::kSft, true, kTalks, 130), tasks(10, Form::kSft, true, kRules, 110), tasks(10, Form::kSft, true, "recall", 500),
-                     tasks(20, Form::kSft, false, kTalks, 90), tasks(10, Form::kSft, false, kRules, 60), tasks(5, Form::kSft, false, "recall", 500),
-                     tasks(16, Form::kSft, true, "tool", 800), tasks(14, Form::kSft, false, "tool", 700)};
+    m.components_ = {tasks(15, Form::kSft, true, kTalks),   tasks(10, Form::kSft, true, kRules),
+                     tasks(10, Form::kSft, true, "recall"), tasks(20, Form::kSft, false, kTalks),
+                     tasks(10, Form::kSft, false, kRules),  tasks(5, Form::kSft, false, "recall"),
+                     tasks(16, Form::kSft, true, "tool"),   tasks(14, Form::kSft, false, "tool")};
   } else {
-    return Error{Code::kNotFound, fmt::format("mixture: expected one of {}, found {}", join(names()), name)};
+    return Error{Code::kNotFound,
+                 fmt::format("mixture: expected one of {}, found {}", join(names()), name)};
   }
   for (Component& component : m.components_) {
     if (component.part == Part::kEnglish && !corpus) component.part = Part::kStory;
     if (component.part != Part::kTasks) continue;
     for (const Family& family : families())
-      if (!family.held_out && fmt::format(" {} ", component.kinds).find(" " + family.kind + " ") != std::string::npos) component.families.push_back(&family);
+      if (!family.held_out &&
+          fmt::format(" {} ", component.kinds).find(" " + family.kind + " ") != std::string::npos)
+        component.families.push_back(&family);
     HADAL_CHECK(!component.families.empty());
+  }
+  // Shares count text, draws count documents: how long the documents of each component are is
+  // measured.
+  for (Component& component : m.components_) {
+    Rng rng(17);
+    component.bytes = 0;
+    for (int i = 0; i < kMeasured; ++i)
+      component.bytes +=
+          m.draw(component, rng, name == "base" ? 512 : 2048).text.size() / kMeasured + 1;
   }
   if (tokenizer) {
     const auto eos = tokenizer->id_of(text::kEos);
-    if (!eos || !tokenizer->id_of(text::kBos)) return Error{Code::kUnsupported, "the tokenizer lacks the begin or end of sentence token of V4"};
+    if (!eos || !tokenizer->id_of(text::kBos))
+      return Error{Code::kUnsupported,
+                   "the tokenizer lacks the begin or end of sentence token of V4"};
     m.padding_ = *eos;
   }
   return m;
@@ -63,29 +107,40 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
 Rendering Mixture::draw(const Component& component, Rng& rng, int length) const {
   switch (component.part) {
     case Part::kEnglish:
-      return render_text(corpus_->sample(rng, Split::kTrain, static_cast<size_t>(std::min(length, 600) * kBytesPerToken)));
-    case Part::kStory: return render_text(make_story(rng).text);
-    case Part::kPairs: return render_pairs(rng, rng.range(60, std::max(61, std::min(length * 3 / 4, 1500))));
-    case Part::kTasks: break;
+      return render_text(corpus_->sample(
+          rng, Split::kTrain, static_cast<size_t>(std::min(length, 600) * kBytesPerToken)));
+    case Part::kStory:
+      return render_text(make_story(rng).text);
+    case Part::kPairs:
+      return render_pairs(rng, rng.range(60, std::max(61, std::min(length * 3 / 4, 1500))));
+    case Part::kTasks:
+      break;
   }
   const Family& family = *rng.pick(component.families);
   int hardest = family.trained;
-  if (family.kind == "recall")  // the distance must fit into the row: 256 into 512, 512 into 1024, ...
+  if (family.kind ==
+      "recall")  // the distance must fit into the row: 256 into 512, 512 into 1024, ...
     hardest = length >= 4096 ? 6 : length >= 2048 ? 5 : length >= 1024 ? 4 : length >= 512 ? 3 : 1;
   const int difficulty = static_cast<int>(rng.below(static_cast<size_t>(hardest + 1)));
-  const Result<Task> task = make_task({family.id, Split::kTrain, rng.next(), difficulty});
+  // One conversation in five comes from a small pool, so that the same question is met in every mode.
+  const uint64_t seed = component.form == Form::kSft && rng.chance(20) ? rng.below(8) : rng.next();
+  const Result<Task> task = make_task({family.id, Split::kTrain, seed, difficulty});
   HADAL_CHECK(task.ok());  // the tests make every family at every difficulty
-  // Reasoning to the utmost costs a long instruction in the prompt; one in eight is enough to know it.
-  const Mode mode = !component.thinking ? Mode::kPlain : component.form == Form::kSft && rng.chance(12) ? Mode::kMax : Mode::kHigh;
+  // Reasoning to the utmost costs a long instruction in the prompt; one in eight is enough to know
+  // it.
+  const Mode mode = !component.thinking                              ? Mode::kPlain
+                    : component.form == Form::kSft && rng.chance(12) ? Mode::kMax
+                                                                     : Mode::kHigh;
   return render(task.value(), mode, component.form);
 }
 
 Rendering Mixture::document(Rng& rng, int length) const {
-  // Shares count tokens; a document of few tokens must be drawn more often.
-  int total = 0;
-  const auto odds = [](const Component& c) { return 100000 * c.share / c.typical; };
+  size_t total = 0;
+  const auto odds = [](const Component& c) {
+    return 1000000 * static_cast<size_t>(c.share) / c.bytes;
+  };
   for (const Component& component : components_) total += odds(component);
-  int at = static_cast<int>(rng.below(static_cast<size_t>(total)));
+  size_t at = rng.below(total);
   for (const Component& component : components_) {
     if (at < odds(component)) return draw(component, rng, length);
     at -= odds(component);
@@ -117,17 +172,20 @@ Row Mixture::row(uint64_t seed, uint64_t step, uint64_t row_index, int length) c
     }
   }
   // The rest: text cut to fit, where the mixture has text.
-  if (const size_t left = size - row.ids.size(); left >= kShortestFill && components_[0].part != Part::kTasks) {
+  if (const size_t left = size - row.ids.size();
+      left >= kShortestFill && components_[0].part != Part::kTasks) {
     std::string text;
     while (text.size() < left * 5) {
       if (!text.empty()) text += "\n\n";
-      text += corpus_ ? std::string(corpus_->sample(rng, Split::kTrain, left * 5)) : make_story(rng).text;
+      text += corpus_ ? std::string(corpus_->sample(rng, Split::kTrain, left * 5))
+                      : make_story(rng).text;
     }
     const Document document = tokenize(render_text(text), *tokenizer_);
     put(document, std::min(left, document.ids.size()));
   }
   if (const size_t left = size - row.ids.size(); left > 0) {
-    const Document padding{.ids = std::vector<TokenId>(left, padding_), .weights = std::vector<float>(left, 0)};
+    const Document padding{.ids = std::vector<TokenId>(left, padding_),
+                           .weights = std::vector<float>(left, 0)};
     put(padding, left);
   }
   return row;

@@ -1,13 +1,14 @@
-// Mixtures: what a stage of training reads. A row is a pure function of (mixture, seed, step, row, length), so that a
-// run has no loader state and resumes anywhere.
+// Mixtures: what a stage of training reads. A row is a pure function of (mixture, seed, step, row,
+// length), so that a run has no loader state and resumes anywhere.
 //
-//   base   short texts: English and stories, families as plain text and as chat, pairs and recall at short distances
-//   long   the same with recall up to the row's length, and tool tasks
-//   agent  the same with more tool tasks
-//   sft    conversations in the released format, weight on the assistant only: thinking, plain and tools 35 : 35 : 30
+//   base   short texts: English and stories, families as plain text and as chat, pairs and recall
+//   at short distances long   the same with recall up to the row's length, and tool tasks agent the
+//   same with more tool tasks sft    conversations in the released format, weight on the assistant
+//   only: thinking, plain and tools 35 : 35 : 30
 //
-// Without a corpus the share of English goes to stories. Rows hold whole documents; what is left at the end takes a
-// stretch of text that is cut to fit, or padding of weight 0. Held-out environments and difficulties never occur.
+// Without a corpus the share of English goes to stories. Rows hold whole documents; what is left at
+// the end takes a stretch of text that is cut to fit, or padding of weight 0. Held-out environments
+// and difficulties never occur.
 //
 // Const methods are safe from any thread: rows can be made in parallel.
 #pragma once
@@ -24,33 +25,37 @@
 namespace hadal::data {
 
 struct Row {
-  std::vector<TokenId> ids;        // `length` of them
-  std::vector<int32_t> documents;  // index in the row of the first token of the document that holds it
-  std::vector<float> weights;      // weights[i] is that of predicting ids[i + 1]; 0 at a document's last token
+  std::vector<TokenId> ids;  // `length` of them
+  std::vector<int32_t>
+      documents;  // index in the row of the first token of the document that holds it
+  std::vector<float>
+      weights;  // weights[i] is that of predicting ids[i + 1]; 0 at a document's last token
 };
 
 class Mixture {
  public:
   // The tokenizer and the corpus (may be null) must outlive the mixture. kNotFound: no such name.
-  static Result<Mixture> named(std::string_view name, const text::Tokenizer* tokenizer, const Corpus* corpus);
+  static Result<Mixture> named(std::string_view name, const text::Tokenizer* tokenizer,
+                               const Corpus* corpus);
   static std::vector<std::string> names();
+  std::vector<std::string> environments() const;  // ids it draws from
 
   // Needs a tokenizer.
   Row row(uint64_t seed, uint64_t step, uint64_t row, int length) const;
-  // One document for a row of that length, as text; needs no tokenizer. The share of each part is that of its tokens.
+  // One document for a row of that length, as text; needs no tokenizer. Shares count bytes of text.
   Rendering document(Rng& rng, int length) const;
 
  private:
   enum class Part { kEnglish, kStory, kPairs, kTasks };
   struct Component {
     Part part;
-    int share;                // percent of the tokens
+    int share;  // percent of the text
     Form form = Form::kText;
     bool thinking = false;
-    std::string_view kinds;   // of families, separated by blanks
+    std::string_view kinds;  // of families, separated by blanks
     bool tools = false;
     std::vector<const Family*> families;
-    int typical = 100;        // tokens of a document: shares count tokens, draws count documents
+    size_t bytes = 1;  // of a document, on average
   };
 
   Rendering draw(const Component& component, Rng& rng, int length) const;

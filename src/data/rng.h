@@ -1,5 +1,5 @@
-// Our own random numbers: a task must be the same bytes on every machine and library, so nothing of std's
-// distributions and no floating point is used.
+// Our own random numbers: a task must be the same bytes on every machine and library, so nothing of
+// std's distributions and no floating point is used.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,9 @@ constexpr uint64_t hash(std::string_view text, uint64_t salt = 0) {  // FNV-1a, 
   for (const char c : text) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001B3u;
   return mix(h);
 }
-constexpr uint64_t combine(uint64_t a, uint64_t b) { return mix(a + 0x9E3779B97F4A7C15u + mix(b + 0x632BE59BD9B4E019u)); }
+constexpr uint64_t combine(uint64_t a, uint64_t b) {
+  return mix(a + 0x9E3779B97F4A7C15u + mix(b + 0x632BE59BD9B4E019u));
+}
 
 class Rng {  // splitmix64
  public:
@@ -31,10 +33,14 @@ class Rng {  // splitmix64
   constexpr size_t below(size_t n) {  // n < 2^32: the bias is under 2^-32
     return static_cast<size_t>(((next() >> 32) * n) >> 32);
   }
-  constexpr int range(int low, int high) { return low + static_cast<int>(below(static_cast<size_t>(high - low + 1))); }
+  constexpr int range(int low, int high) {
+    return low + static_cast<int>(below(static_cast<size_t>(high - low + 1)));
+  }
   constexpr bool chance(int percent) { return below(100) < static_cast<size_t>(percent); }
   template <class List>
-  auto& pick(List&& list) { return list[below(std::size(list))]; }
+  auto& pick(List&& list) {
+    return list[below(std::size(list))];
+  }
   template <class T>
   void shuffle(std::vector<T>& list) {
     for (size_t i = list.size(); i > 1; --i) std::swap(list[i - 1], list[below(i)]);

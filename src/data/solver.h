@@ -1,5 +1,5 @@
-// The reference solver of tool tasks: it calls the tools of a live environment and writes down what it thinks and
-// does. It knows the world's description and the interface, never the records.
+// The reference solver of tool tasks: it calls the tools of a live environment and writes down what
+// it thinks and does. It knows the world's description and the interface, never the records.
 #pragma once
 
 #include <map>
@@ -33,8 +33,9 @@ class Solver {
     int page = 0;
   };
 
-  json::Value call(std::string_view tool, json::Object arguments);  // again, corrected, when refused
-  int list_page(const std::string& field, int page);                // the next page, 0 at the end
+  json::Value call(std::string_view tool,
+                   json::Object arguments);           // again, corrected, when refused
+  int list_page(const std::string& field, int page);  // the next page, 0 at the end
   std::string id_of(const std::string& key, const std::string& field);  // pages until it is seen
   bool paged() const { return interface_ == Interface::kPaged; }
   std::string take_thoughts();
@@ -45,9 +46,9 @@ class Solver {
   StoreEnvironment environment_;
   std::string thoughts_;
   std::map<std::string, Place> places_;
-  std::map<std::string, int> next_page_;  // by field; 0 when all is seen
+  std::map<std::string, int> next_page_;                             // by field; 0 when all is seen
   std::map<std::pair<std::string, std::string>, json::Value> seen_;  // (field, key) of pages
-  std::vector<std::string> order_;        // keys as listed
+  std::vector<std::string> order_;                                   // keys as listed
 };
 
 }  // namespace hadal::data

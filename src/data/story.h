@@ -1,4 +1,5 @@
-// Micro-stories and plain sentences by grammar: some 400 words, plot skeletons, and questions that have one answer.
+// Micro-stories and plain sentences by grammar: some 400 words, plot skeletons, and questions that
+// have one answer.
 //
 // A pattern is text with {slots} and [one|of|these] choices, which may nest.
 #pragma once
@@ -17,18 +18,21 @@ struct Question {
   std::string asks, answer;
 };
 struct Story {
-  std::string hero, thing, place, plot;  // name, object, where it ends, and what it is about in a few words
+  std::string hero, thing, place,
+      plot;  // name, object, where it ends, and what it is about in a few words
   std::string text;
   std::vector<Question> questions;
 };
 Story make_story(Rng& rng);
 int plot_count();
 
-// Sentences that are easy to read and mean little: what facts are hidden in. They hold no names and no numbers.
+// Sentences that are easy to read and mean little: what facts are hidden in. They hold no names and
+// no numbers.
 std::string filler_sentence(Rng& rng);
 // Whole sentences of about that many tokens.
 std::string filler(Rng& rng, int tokens);
-// Tokens by rule of thumb: words of up to seven letters, digits and marks count one, longer words two.
+// Tokens by rule of thumb: words of up to seven letters, digits and marks count one, longer words
+// two.
 int rough_tokens(std::string_view text);
 
 }  // namespace hadal::data

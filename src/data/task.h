@@ -1,11 +1,12 @@
-// A task: what is asked, the world it is asked about, a reference solution, and what counts as solved.
+// A task: what is asked, the world it is asked about, a reference solution, and what counts as
+// solved.
 //
-// A task is a pure function of its key (environment id, split, seed, difficulty): the same bytes on any machine.
-// Whoever solves it plays an Episode:
+// A task is a pure function of its key (environment id, split, seed, difficulty): the same bytes on
+// any machine. Whoever solves it plays an Episode:
 //
 //   Episode episode(task);
-//   while (!episode.done()) episode.answer(model(episode.messages()));   // tool calls are run, their results appended
-//   Verdict verdict = episode.verdict();
+//   while (!episode.done()) episode.answer(model(episode.messages()));   // tool calls are run,
+//   their results appended Verdict verdict = episode.verdict();
 //
 // Const methods of Task are safe from any thread; an Episode belongs to one.
 #pragma once
@@ -26,7 +27,8 @@ enum class Split { kTrain, kDev, kTest };
 const char* split_name(Split split);  // "train", "dev", "test"
 Result<Split> split_by_name(std::string_view name);
 
-// How the assistant answers: at once, with reasoning, or with reasoning and the prompt's demand for the utmost of it.
+// How the assistant answers: at once, with reasoning, or with reasoning and the prompt's demand for
+// the utmost of it.
 enum class Mode { kPlain, kHigh, kMax };
 inline constexpr Mode kModes[] = {Mode::kPlain, Mode::kHigh, Mode::kMax};
 const char* mode_name(Mode mode);  // "plain", "high", "max"
@@ -45,7 +47,7 @@ class Environment {
  public:
   virtual ~Environment() = default;
   virtual std::string call(std::string_view tool, const json::Value& arguments) = 0;
-  virtual std::string state() const = 0;    // canonical
+  virtual std::string state() const = 0;  // canonical
   virtual int successful_calls() const = 0;
   virtual std::unique_ptr<Environment> clone() const = 0;
 };
@@ -84,16 +86,16 @@ struct Turn {
 
 struct Task {
   TaskKey key;
-  std::string instance;              // canonical content: what splits are made of
-  std::string system;                // may be empty
+  std::string instance;                // canonical content: what splits are made of
+  std::string system;                  // may be empty
   json::Value tools, response_format;  // null, or as encode_prompt takes them
-  std::vector<Turn> turns;           // what the user says; the next follows a message without tool calls
+  std::vector<Turn> turns;  // what the user says; the next follows a message without tool calls
   std::vector<Step> solution;
   std::shared_ptr<const Environment> environment;  // at the start; null without tools
-  std::string end_state;             // required state at the end
-  std::vector<std::string> filler;   // stretches of the user's texts that nobody can predict
+  std::string end_state;                           // required state at the end
+  std::vector<std::string> filler;  // stretches of the user's texts that nobody can predict
 
-  json::Array prompt() const;        // the messages before the first answer
+  json::Array prompt() const;  // the messages before the first answer
 };
 
 class Episode {
@@ -101,7 +103,8 @@ class Episode {
   explicit Episode(const Task& task);
   const json::Array& messages() const { return messages_; }
   bool done() const { return done_; }
-  // The next message of the assistant. Tool calls are run; an answer brings the next user turn or the end.
+  // The next message of the assistant. Tool calls are run; an answer brings the next user turn or
+  // the end.
   void answer(const text::AssistantMessage& message);
   Verdict verdict() const;
   int steps() const { return steps_; }

@@ -7,11 +7,12 @@
 namespace hadal::data {
 
 enum class Goal { kLookup, kLink, kCount, kExtreme, kUpdate, kMove, kConditional, kVerify };
-inline constexpr Goal kGoals[] = {Goal::kLookup, Goal::kLink, Goal::kCount, Goal::kExtreme,
+inline constexpr Goal kGoals[] = {Goal::kLookup, Goal::kLink, Goal::kCount,       Goal::kExtreme,
                                   Goal::kUpdate, Goal::kMove, Goal::kConditional, Goal::kVerify};
 const char* goal_name(Goal goal);
 
-// Difficulty 0..3 is trained; 4 is one step longer (another record to read or change, another hop, more to list).
+// Difficulty 0..3 is trained; 4 is one step longer (another record to read or change, another hop,
+// more to list).
 inline constexpr int kToolTrained = 3;
 
 // Why the pair makes no sense, or "" when it does.

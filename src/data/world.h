@@ -1,14 +1,16 @@
 // Tool worlds: typed records behind a few functions.
 //
-// A World is a description (names of its tools, fields and entities; no code). A Store holds the records of one
-// instance. A StoreEnvironment offers the store through one of three interfaces:
+// A World is a description (names of its tools, fields and entities; no code). A Store holds the
+// records of one instance. A StoreEnvironment offers the store through one of three interfaces:
 //
-//   direct  get(KEY) -> record · list(field) -> {KEY: value} · set(KEY, field, value) · move(KEY, to) or pay(from, to, amount)
-//   paged   list(field, page) -> {"rows": [{"id", KEY, field}], "next": page | null}; set and move take ids, which
+//   direct  get(KEY) -> record · list(field) -> {KEY: value} · set(KEY, field, value) · move(KEY,
+//   to) or pay(from, to, amount) paged   list(field, page) -> {"rows": [{"id", KEY, field}],
+//   "next": page | null}; set and move take ids, which
 //           only the list tells
 //   noisy   as direct, but one call is refused until it is repeated as the error says
 //
-// KEY stands for the world's own word: two worlds share no tool name, so that knowing one does not solve another.
+// KEY stands for the world's own word: two worlds share no tool name, so that knowing one does not
+// solve another.
 #pragma once
 
 #include <array>
@@ -22,22 +24,24 @@
 namespace hadal::data {
 
 enum class Interface { kDirect, kPaged, kNoisy };
-inline constexpr Interface kInterfaces[] = {Interface::kDirect, Interface::kPaged, Interface::kNoisy};
+inline constexpr Interface kInterfaces[] = {Interface::kDirect, Interface::kPaged,
+                                            Interface::kNoisy};
 const char* interface_name(Interface interface);
 
-// How things change place: not at all, a word field takes a new value, or an amount goes from one record to another.
+// How things change place: not at all, a word field takes a new value, or an amount goes from one
+// record to another.
 enum class Motion { kNone, kPlace, kTransfer };
 
 struct World {
   const char* id;
-  const char* plural;         // "contacts"
-  const char* key;            // parameter that names a record: "contact"
+  const char* plural;  // "contacts"
+  const char* key;     // parameter that names a record: "contact"
   Words keys;
-  const char* numbers[2];     // two number fields; the first is the one that transfers
+  const char* numbers[2];  // two number fields; the first is the one that transfers
   int low[2], high[2];
-  const char* word;           // the word field
+  const char* word;  // the word field
   Words word_values;
-  const char* link;           // field that names another record; null without
+  const char* link;  // field that names another record; null without
   Motion motion;
   const char *get, *list, *set, *move;  // tool names; set and move may be null
 };
@@ -48,14 +52,15 @@ struct Record {
   std::array<int, 2> numbers{};
   std::string word;
   std::string link;
-  std::string id;             // of the paged interface
+  std::string id;  // of the paged interface
 };
 
 struct Store {
   const World* world = nullptr;
   std::vector<Record> records;
 
-  static Store random(const World& world, int n, Rng& rng);  // number fields differ from record to record
+  static Store random(const World& world, int n,
+                      Rng& rng);  // number fields differ from record to record
   const Record* find(std::string_view key) const;
   Record* find(std::string_view key);
   json::Value value(const Record& record, std::string_view field) const;  // null: no such field
@@ -63,7 +68,8 @@ struct Store {
   std::string state() const;
 };
 
-// One refusal: the `at`-th call fails until it is repeated with the code, or with the other spelling of its first text.
+// One refusal: the `at`-th call fails until it is repeated with the code, or with the other
+// spelling of its first text.
 struct Noise {
   enum class Kind { kNone, kCode, kSpelling };
   Kind kind = Kind::kNone;
@@ -79,7 +85,9 @@ class StoreEnvironment : public Environment {
   std::string call(std::string_view tool, const json::Value& arguments) override;
   std::string state() const override { return store_.state(); }
   int successful_calls() const override { return successes_; }
-  std::unique_ptr<Environment> clone() const override { return std::make_unique<StoreEnvironment>(*this); }
+  std::unique_ptr<Environment> clone() const override {
+    return std::make_unique<StoreEnvironment>(*this);
+  }
 
  private:
   Result<json::Value> run(std::string_view tool, const json::Value& arguments);

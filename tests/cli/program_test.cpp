@@ -4,7 +4,9 @@
 
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 #include <string>
+#include <vector>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -200,6 +202,33 @@ TEST(Program, TokenizeLearnsAVocabulary) {
   EXPECT_EQ(hadal("tokenize --train -o " + file + "6").status, 2);
   EXPECT_EQ(hadal("tokenize --vocab 290 --tokenizer " + file).status, 2);
   EXPECT_EQ(hadal("tokenize --train --vocab 100 -o " + file + "6").status, 2);
+TEST(Program, DataListsShowsWritesChecks) {
+  const auto lines = [](const std::string& text) {
+    std::vector<std::string> out;
+    std::istringstream in(text);
+    for (std::string line; std::getline(in, line);) out.push_back(line);
+    return out;
+  };
+  const auto listed = lines(hadal("data list --json").out);
+  EXPECT_GT(listed.size(), 400u);
+  for (const std::string& line : listed) EXPECT_TRUE(json::parse(line).ok()) << line;
+
+  const Outcome shown = hadal("data show shop/verify/paged --seed 2 --difficulty 2 --mode max");
+  EXPECT_EQ(shown.status, 0) << shown.err;
+  EXPECT_NE(shown.out.find("verdict: pass"), std::string::npos);
+  for (const std::string& line : lines(shown.out))
+    EXPECT_LE(line.size(), 84u) << line;  // 80 columns: the title's dots are two bytes
+  EXPECT_EQ(shown.out, hadal("data show shop/verify/paged --seed 2 --difficulty 2 --mode max").out);
+  EXPECT_EQ(hadal("data show nowhere").status, 1);
+  EXPECT_EQ(hadal("data show add --mode fast").status, 2);
+
+  const auto written = lines(hadal("data write --mixture sft --seed 4 --count 3").out);
+  ASSERT_EQ(written.size(), 3u);
+  for (const std::string& line : written)
+    EXPECT_NE(json::parse(line).value().find("text"), nullptr);
+  EXPECT_EQ(hadal("data write --corpus /nowhere").status, 1);
+  EXPECT_EQ(hadal("data check --only talk --seeds 3").status, 0);
+  EXPECT_EQ(hadal("data check --only nothing").status, 1);
 }
 
 }  // namespace
