@@ -1,23 +1,19 @@
 #include "checkpoint/synth.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cmath>
 #include <cstring>
-#include <filesystem>
 
 #include "base/file.h"
 #include "checkpoint/config.h"
 #include "checkpoint/embedded_configs.h"
 #include "checkpoint/inventory.h"
-#include "checkpoint/safetensors.h"
+#include "checkpoint/writer.h"
 #include "tensor/formats.h"
+#include "text/tokenizer_json.h"
 
 namespace hadal::checkpoint {
 namespace {
@@ -192,149 +188,21 @@ void fill_row(const Task& task, uint64_t seed, int64_t row, int64_t row_elements
   }
 }
 
-// ---- files
-
-Error file_error(const std::string& path, const char* what) {
-  return {Code::kIo, fmt::format("{}: {}: {}", path, what, std::strerror(errno))};
-}
-
-class OutputFile {
- public:
-  static Result<OutputFile> create(const std::string& path) {
-    OutputFile file;
-    file.path_ = path;
-    file.fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (file.fd_ < 0) return file_error(path, "cannot create");
-    return file;
-  }
-  OutputFile(OutputFile&& other) noexcept : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)) {}
-  OutputFile(const OutputFile&) = delete;
-  ~OutputFile() {
-    if (fd_ < 0) return;
-    ::close(fd_);
-    ::unlink(path_.c_str());  // never finished
-  }
-  Status write(const void* data, size_t n) {
-    const char* p = static_cast<const char*>(data);
-    while (n > 0) {
-      const ssize_t written = ::write(fd_, p, n);
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) return file_error(path_, "cannot write");
-      p += written;
-      n -= static_cast<size_t>(written);
-    }
-    return {};
-  }
-  Status extend(int64_t size) {
-    if (::ftruncate(fd_, size) != 0) return file_error(path_, "cannot extend");
-    return {};
-  }
-  Status finish(const std::string& final_path) {
-    const int fd = std::exchange(fd_, -1);
-    if (::close(fd) != 0 || ::rename(path_.c_str(), final_path.c_str()) != 0) {
-      const Error error = file_error(final_path, "cannot finish");
-      ::unlink(path_.c_str());
-      return error;
-    }
-    return {};
-  }
-
- private:
-  OutputFile() = default;
-  std::string path_;
-  int fd_ = -1;
-};
-
-Status write_text(const std::string& path, const std::string& text) {
-  auto file = HADAL_TRY(OutputFile::create(path + ".part"));
-  HADAL_TRY(file.write(text.data(), text.size()));
-  return file.finish(path);
-}
-
 int64_t row_elements(const StoredTensor& tensor) { return tensor.shape.size() == 1 ? tensor.shape[0] : tensor.shape.back(); }
-int64_t n_rows(const StoredTensor& tensor) { return tensor.shape.size() == 1 ? 1 : tensor.shape[0]; }
 
-Status write_tensor(const Task& task, uint64_t seed, ThreadPool& pool, OutputFile& file, std::vector<std::byte>& buffer,
-                    const std::function<void(int64_t)>& wrote) {
+// Rows [first, first + n) of a tensor, for CheckpointWriter.
+void fill_rows(const Task& task, uint64_t seed, int64_t first, int64_t n, ThreadPool& pool, std::byte* out) {
   const int64_t elements = row_elements(task.tensor), bytes = elements * dtype_size(task.tensor.dtype);
-  const int64_t rows = n_rows(task.tensor), per_piece = std::max<int64_t>(1, (int64_t{16} << 20) / std::max<int64_t>(1, bytes));
-  for (int64_t first = 0; first < rows; first += per_piece) {
-    const int64_t n = std::min(per_piece, rows - first);
-    buffer.resize(static_cast<size_t>(n * bytes));
-    constexpr int64_t kRowsPerTask = 16;
-    pool.run((n + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t t, int) {
-      for (int64_t i = t * kRowsPerTask; i < std::min(n, (t + 1) * kRowsPerTask); ++i)
-        fill_row(task, seed, first + i, elements, buffer.data() + i * bytes);
-    });
-    HADAL_TRY(file.write(buffer.data(), buffer.size()));
-    wrote(n * bytes);
-  }
-  return {};
-}
-
-std::string header_text(const std::vector<const Task*>& tasks) {
-  json::Object header;
-  header.emplace_back("__metadata__", json::Object{{"format", "pt"}});
-  int64_t offset = 0;
-  for (const Task* task : tasks) {
-    json::Array shape;
-    for (const int64_t extent : task->tensor.shape) shape.emplace_back(extent);
-    const int64_t size = task->tensor.size_bytes();
-    header.emplace_back(task->tensor.name, json::Object{{"dtype", dtype_name(task->tensor.dtype)},
-                                                        {"shape", std::move(shape)},
-                                                        {"data_offsets", json::Array{offset, offset + size}}});
-    offset += size;
-  }
-  std::string text = json::dump(json::Value(std::move(header)), json::kCompact);
-  text.append((8 - text.size() % 8) % 8, ' ');
-  return text;
+  constexpr int64_t kRowsPerTask = 16;
+  pool.run((n + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t t, int) {
+    for (int64_t i = t * kRowsPerTask; i < std::min(n, (t + 1) * kRowsPerTask); ++i)
+      fill_row(task, seed, first + i, elements, out + i * bytes);
+  });
 }
 
 }  // namespace
 
-json::Value synth_tokenizer() {
-  // GPT-2's printable alphabet of the 256 bytes.
-  std::array<std::string, 256> alphabet;
-  int next = 256;
-  for (int b = 0; b < 256; ++b) {
-    const bool itself = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
-    const int c = itself ? b : next++;
-    alphabet[static_cast<size_t>(b)] = c < 0x80 ? std::string(1, static_cast<char>(c))
-                                                : std::string{static_cast<char>(0xC0 | c >> 6), static_cast<char>(0x80 | (c & 63))};
-  }
-  static constexpr const char* kFirst[] = {"<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"};
-  static constexpr const char* kSpecial[] = {
-      "<｜User｜>", "<｜Assistant｜>", "<think>", "</think>", "｜DSML｜", "<｜latest_reminder｜>", "<｜action｜>",
-      "<｜query｜>", "<｜authority｜>", "<｜domain｜>", "<｜title｜>", "<｜read_url｜>", "<｜extracted_url｜>",
-      "<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", "<｜search▁begin｜>", "<｜search▁end｜>"};
-  json::Object vocab;
-  json::Array added;
-  int64_t id = 0;
-  const auto add_token = [&](const char* content, bool special) {
-    added.emplace_back(json::Object{{"id", id++}, {"content", content}, {"single_word", false}, {"lstrip", false},
-                                    {"rstrip", false}, {"normalized", false}, {"special", special}});
-  };
-  for (const char* content : kFirst) add_token(content, true);
-  for (const std::string& piece : alphabet) vocab.emplace_back(piece, json::Value(id++));
-  for (const char* content : kSpecial) add_token(content, false);
-  const auto split = [](const char* pattern) {
-    return json::Object{{"type", "Split"}, {"pattern", json::Object{{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
-  };
-  const json::Array splits = {
-      split("\\p{N}{1,3}"), split("[一-龥぀-ゟ゠-ヿ]+"),
-      split("[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
-            "?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"),
-      json::Object{{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}}};
-  const json::Object byte_level{{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}};
-  return json::Object{
-      {"version", "1.0"},
-      {"added_tokens", std::move(added)},
-      {"normalizer", json::Object{{"type", "Sequence"}, {"normalizers", json::Array{}}}},
-      {"pre_tokenizer", json::Object{{"type", "Sequence"}, {"pretokenizers", splits}}},
-      {"post_processor", byte_level},
-      {"decoder", byte_level},
-      {"model", json::Object{{"type", "BPE"}, {"vocab", std::move(vocab)}, {"merges", json::Array{}}}}};
-}
+json::Value synth_tokenizer() { return text::tokenizer_json({}, false); }
 
 Result<json::Value> load_config_json(const std::string& name_or_path) {
   for (int i = 0; i < kEmbeddedConfigCount; ++i)
@@ -362,68 +230,25 @@ Status synthesise(const json::Value& config_json, const SynthOptions& options, T
     return Error{Code::kUnsupported, fmt::format("config: FP4 experts: expected hidden_size and moe_intermediate_size to be "
                                                  "multiples of 32, found {} and {}", config.dim, config.moe_inter_dim)};
 
-  std::vector<Task> tasks;
-  int64_t total = 0;
+  auto writer = HADAL_TRY(CheckpointWriter::create({.directory = options.directory, .shard_bytes = options.shard_bytes,
+                                                    .sparse = options.sparse, .progress = options.progress}));
   for (const ExpectedTensor& expected : expected_tensors(config, draft, n_draft))
     for (StoredTensor& stored : stored_as(expected, kind)) {
       const int64_t cols = expected.storage == Storage::kI64 ? config.n_routed_experts : expected.shape.back();
-      total += stored.size_bytes();
-      tasks.push_back({std::move(stored), expected.name, cols});
+      Task task{stored, expected.name, cols};
+      writer.add(std::move(stored), [task = std::move(task), &options, &pool](int64_t first, int64_t n, std::byte* rows) {
+        fill_rows(task, options.seed, first, n, pool, rows);
+        return Status();
+      });
     }
-  std::vector<std::vector<const Task*>> shards(1);
-  int64_t filled = 0;
-  for (const Task& task : tasks) {
-    if (filled > 0 && filled + task.tensor.size_bytes() > options.shard_bytes) {
-      shards.emplace_back();
-      filled = 0;
-    }
-    shards.back().push_back(&task);
-    filled += task.tensor.size_bytes();
-  }
-
-  std::error_code error;
-  std::filesystem::create_directories(options.directory, error);
-  if (error) return Error{Code::kIo, fmt::format("{}: cannot create: {}", options.directory, error.message())};
-  const std::string base = options.directory + "/";
-  for (const char* name : {"config.json", "model.safetensors", "model.safetensors.index.json"})
-    if (file_exists(base + name))
-      return Error{Code::kInvalid, fmt::format("{}: already holds {}; expected a new directory", options.directory, name)};
-
-  std::vector<std::byte> buffer;
-  json::Object weight_map;
-  int64_t done = 0;
-  for (size_t s = 0; s < shards.size(); ++s) {
-    const std::string name = shards.size() == 1 ? "model.safetensors"
-                                                : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shards.size());
-    auto file = HADAL_TRY(OutputFile::create(base + name + ".part"));
-    const std::string header = header_text(shards[s]);
-    const uint64_t length = header.size();
-    HADAL_TRY(file.write(&length, 8));
-    HADAL_TRY(file.write(header.data(), header.size()));
-    int64_t size = 8 + static_cast<int64_t>(header.size());
-    for (const Task* task : shards[s]) {
-      size += task->tensor.size_bytes();
-      weight_map.emplace_back(task->tensor.name, name);
-      if (options.sparse) continue;
-      HADAL_TRY(write_tensor(*task, options.seed, pool, file, buffer, [&](int64_t n) {
-        done += n;
-        if (options.progress) options.progress(done, total);
-      }));
-    }
-    if (options.sparse) HADAL_TRY(file.extend(size));
-    HADAL_TRY(file.finish(base + name));
-  }
+  HADAL_TRY(writer.write_tensors());
   const json::Style pretty{.ascii = false, .item = ",", .key = ": ", .indent = 1};
-  if (shards.size() > 1) {
-    const json::Value index = json::Object{{"metadata", json::Object{{"total_size", total}}}, {"weight_map", std::move(weight_map)}};
-    HADAL_TRY(write_text(base + "model.safetensors.index.json", json::dump(index, pretty) + "\n"));
-  }
   if (config.vocab_size >= kSynthVocab)
-    HADAL_TRY(write_text(base + "tokenizer.json", json::dump(synth_tokenizer(), pretty) + "\n"));
+    HADAL_TRY(writer.write_text("tokenizer.json", json::dump(synth_tokenizer(), pretty) + "\n"));
   const json::Value generation = json::Object{{"bos_token_id", 0}, {"eos_token_id", 1}, {"do_sample", true},
                                               {"temperature", 1.0}, {"top_p", 1.0}, {"hadal_untrained", true}};
-  HADAL_TRY(write_text(base + "generation_config.json", json::dump(generation, pretty) + "\n"));
-  return write_text(base + "config.json", json::dump(config_json, pretty) + "\n");
+  HADAL_TRY(writer.write_text("generation_config.json", json::dump(generation, pretty) + "\n"));
+  return writer.finish(config_json);
 }
 
 }  // namespace hadal::checkpoint

@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "base/result.h"
 #include "base/thread_pool.h"
+#include "text/tokenizer_json.h"
 
 namespace hadal::checkpoint {
 
@@ -33,7 +34,7 @@ Result<json::Value> load_config_json(const std::string& name_or_path);
 
 // The byte-level tokenizer.json of synthetic checkpoints: 256 bytes and the special tokens of the V4 prompt by
 // name, ids from 0; its size in tokens.
-inline constexpr int kSynthVocab = 2 + 256 + 18;
+inline constexpr int kSynthVocab = text::kSmallestVocab;
 json::Value synth_tokenizer();
 
 }  // namespace hadal::checkpoint

@@ -1,6 +1,6 @@
 // V4's pre-tokenizer: three sequential splits by regular expression, written out by hand.
 //
-//   1  \p{N}{1,3}
+//   1  \p{N}{1,3}                (or \p{N}: small vocabularies split digits singly)
 //   2  [U+4E00-U+9FA5 U+3040-U+30FF]+
 //   3  [ASCII punctuation][A-Za-z]+ | [^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+ | ?[\p{P}\p{S}]+[\r\n]* |
 //      \s*[\r\n]+ | \s+(?!\S) | \s+
@@ -15,9 +15,11 @@
 
 namespace hadal::text {
 
+enum class Digits { kUpToThree, kSingle };  // split 1
+
 // Calls piece(std::string_view) for every piece, in order; together they are the text.
 template <class Piece>
-void pretokenize(std::string_view text, const Piece& piece);
+void pretokenize(std::string_view text, const Piece& piece, Digits digits = Digits::kUpToThree);
 
 namespace internal {
 
@@ -130,7 +132,8 @@ void third_split(const char* begin, const char* end, const Piece& piece) {
 }  // namespace internal
 
 template <class Piece>
-void pretokenize(std::string_view text, const Piece& piece) {
+void pretokenize(std::string_view text, const Piece& piece, Digits digits) {
+  const int most_digits = digits == Digits::kSingle ? 1 : 3;
   const char* const end = text.data() + text.size();
   const char* rest = text.data();  // begin of the stretch that is neither number nor CJK
   internal::Cursor c(rest, end);
@@ -141,7 +144,7 @@ void pretokenize(std::string_view text, const Piece& piece) {
     if (c.flags & kNumber) {
       flush();
       const char* begin = c.p;
-      for (int n = 0; n < 3 && (c.flags & kNumber); ++n) c.next();
+      for (int n = 0; n < most_digits && (c.flags & kNumber); ++n) c.next();
       internal::third_split(begin, c.p, piece);
       rest = c.p;
     } else if (c.flags & kCjk) {

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "text/pretokenizer.h"
+#include "text/tokenizer_json.h"
 
 namespace hadal::text {
 namespace {
@@ -146,6 +147,7 @@ uint64_t hash_bytes(std::string_view bytes) {
 
 struct Tokenizer::Impl {
   uint64_t serial = ++g_serial;
+  Digits digits = Digits::kUpToThree;
   std::vector<std::string> pieces;  // by id
   std::vector<uint8_t> flags;       // kAdded, kSpecial
   std::array<TokenId, 256> byte_ids{};
@@ -156,7 +158,7 @@ struct Tokenizer::Impl {
   static constexpr uint8_t kKnown = 1, kAdded = 2, kSpecial = 4;
 
   void encode_plain(std::string_view text, std::vector<TokenId>& ids) const {
-    pretokenize(text, [&](std::string_view piece) { encode_piece(piece, ids); });
+    pretokenize(text, [&](std::string_view piece) { encode_piece(piece, ids); }, digits);
   }
 
   void encode_piece(std::string_view piece, std::vector<TokenId>& ids) const {
@@ -267,17 +269,6 @@ struct Tokenizer::Impl {
 
 namespace {
 
-// GPT-2's alphabet: every byte as a printable character.
-std::array<uint32_t, 256> byte_alphabet() {
-  std::array<uint32_t, 256> alphabet{};
-  uint32_t next = 256;
-  for (uint32_t b = 0; b < 256; ++b) {
-    const bool itself = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
-    alphabet[b] = itself ? b : next++;
-  }
-  return alphabet;
-}
-
 // Bytes of a vocabulary entry written in that alphabet; nullopt if a character is not of it.
 class AlphabetDecoder {
  public:
@@ -316,14 +307,8 @@ bool absent(const json::Value& object, std::string_view key) {
   return !value || value->is_null();
 }
 
-constexpr const char* kPatterns[] = {
-    "\\p{N}{1,3}",
-    "[一-龥\xE3\x81\x80-ゟ゠-ヿ]+",
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
-    "?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"};
-
-// Everything around the model must be what the hand-written code does.
-Status check_pipeline(const json::Value& root, const std::string& file) {
+// Everything around the model must be what the hand-written code does. Returns how split 1 groups digits.
+Result<Digits> check_pipeline(const json::Value& root, const std::string& file) {
   const json::Value* normalizer = root.find("normalizer");
   const bool no_normalizer =
       !normalizer || normalizer->is_null() ||
@@ -333,10 +318,13 @@ Status check_pipeline(const json::Value& root, const std::string& file) {
   const json::Value* list = pre ? pre->find("pretokenizers") : nullptr;
   if (!pre || !has_value(*pre, "type", "Sequence") || !list || !list->is_array() || list->as_array().size() != 4)
     return wrong(file, "pre_tokenizer", "a Sequence of three Splits and ByteLevel", pre);
+  Digits digits = Digits::kUpToThree;
   for (size_t i = 0; i < 3; ++i) {
     const json::Value& split = list->as_array()[i];
     const json::Value* pattern = split.find("pattern");
-    if (!has_value(split, "type", "Split") || !pattern || !has_value(*pattern, "Regex", kPatterns[i]) ||
+    const bool single = i == 0 && pattern && has_value(*pattern, "Regex", kSingleDigitPattern);
+    if (single) digits = Digits::kSingle;
+    if (!has_value(split, "type", "Split") || !pattern || !(single || has_value(*pattern, "Regex", kSplitPatterns[i])) ||
         !has_value(split, "behavior", "Isolated") || !has_value(split, "invert", false))
       return wrong(file, fmt::format("pre_tokenizer {}", i), "the split of DeepSeek V4", &split);
   }
@@ -359,7 +347,7 @@ Status check_pipeline(const json::Value& root, const std::string& file) {
     if (!absent(*model, key) && !has_value(*model, key, "")) return wrong(file, std::string("model.") + key, "null", model->find(key));
   for (const char* key : {"fuse_unk", "byte_fallback", "ignore_merges"})
     if (!absent(*model, key) && !has_value(*model, key, false)) return wrong(file, std::string("model.") + key, "false", model->find(key));
-  return {};
+  return digits;
 }
 
 }  // namespace
@@ -369,7 +357,7 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json_text, const std::string
   if (!parsed.ok()) return Error{Code::kCorrupt, file + ": " + parsed.error().message};
   const json::Value& root = parsed.value();
   if (!root.is_object()) return Error{Code::kCorrupt, file + ": expected a JSON object"};
-  HADAL_TRY(check_pipeline(root, file));
+  const Digits digits = HADAL_TRY(check_pipeline(root, file));
   const json::Value& model = *root.find("model");
   const json::Value* vocab = model.find("vocab");
   const json::Value* merges = model.find("merges");
@@ -377,6 +365,7 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json_text, const std::string
   if (!merges || !merges->is_array()) return wrong(file, "model.merges", "a list", merges);
 
   auto impl = std::make_unique<Impl>();
+  impl->digits = digits;
   const auto place = [&](TokenId id) -> bool {  // makes room for id; false if it is taken
     const size_t i = static_cast<size_t>(id);
     if (i >= impl->pieces.size()) {

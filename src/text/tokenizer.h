@@ -5,7 +5,8 @@
 // BOS comes from the prompt. Any bytes can be encoded, and decode to themselves.
 // Work is O(n log n) in the text at worst, whatever it holds.
 //
-// A tokenizer.json that asks for anything else (other splits, normalisation, unknown model) is refused by name.
+// A tokenizer.json that asks for anything else (other splits, normalisation, unknown model) is refused by name;
+// the one choice it has is whether digits go in groups of up to three, as V4's, or singly.
 // Threads: const methods any.
 #pragma once
 
