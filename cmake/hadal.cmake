@@ -72,6 +72,13 @@ function(hadal_modules)
     set_source_files_properties(${isa_sources} PROPERTIES
       COMPILE_OPTIONS "${${isa}};-O3;-Wno-uninitialized;-Wno-maybe-uninitialized")
   endforeach()
+  # The trainer's loops: vectors of the compiler, fused products. They hold no header of torch, so the flags stay there.
+  set(fused -O3 -ffp-contract=fast)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    list(APPEND fused -mavx2 -mfma)
+  endif()
+  set_source_files_properties(src/train/fused.cpp PROPERTIES
+    COMPILE_OPTIONS "${fused}" SKIP_PRECOMPILE_HEADERS ON)
 endfunction()
 
 # hadal_tests(): every tests/<folder>/*_test.cpp is one executable and one ctest test, labelled by folder. A build

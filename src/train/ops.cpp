@@ -4,7 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "base/check.h"
+#include "train/by_hand.h"
+#include "train/fused.h"
 #include "train/quantisers.h"
 
 namespace hadal::train {
@@ -32,8 +33,9 @@ Packing Packing::make(const Tensor& tokens, const Tensor& documents) {
   const auto options = torch::TensorOptions().dtype(torch::kInt64).device(tokens.device());
   const Tensor index = torch::arange(packing.b * packing.t, options);
   const Tensor row = torch::arange(packing.b, options).unsqueeze(1) * packing.t;
-  packing.first =
-      (documents.defined() ? documents + row : row.expand({packing.b, packing.t})).reshape({-1});
+  packing.first = (documents.defined() ? documents + row : row.expand({packing.b, packing.t}))
+                      .reshape({-1})
+                      .contiguous();
   packing.positions = index - packing.first;
   return packing;
 }
@@ -142,6 +144,7 @@ Rotation RopeTable::at(const Tensor& positions, const torch::TensorOptions& opti
 }
 
 Tensor rotate(const Tensor& x, const Rotation& rotation, bool inverse) {
+  if (by_hand::applies(x, 0)) return by_hand::rotate(x, rotation, inverse);
   const int64_t hd = x.size(-1), n_pairs = rotation.cos.size(1), rd = 2 * n_pairs;
   std::vector<int64_t> shape(static_cast<size_t>(x.dim()), 1);
   shape.front() = x.size(0);
@@ -158,6 +161,7 @@ Tensor rotate(const Tensor& x, const Rotation& rotation, bool inverse) {
 }
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
+  if (by_hand::applies(x, x.size(-1))) return by_hand::rms_norm(x, weight, eps);
   const Tensor y = x * torch::rsqrt(x.square().mean(-1, true) + eps);
   return weight.defined() ? weight * y : y;
 }
@@ -165,6 +169,13 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
 // --- Hyper-connections ---
 
 namespace {
+
+// The loops are written for two and four streams, and keep the steps of Sinkhorn on the stack.
+bool hc_by_hand(const Tensor& streams, int iters = 1) {
+  const int64_t n = streams.size(1);
+  return (n == 2 || n == 4) && iters >= 1 && iters <= fused::kMostSinkhornIters &&
+         by_hand::applies(streams, streams.size(2));
+}
 
 Tensor hc_mixes(const Tensor& streams, const HyperConnection& hc, double eps) {
   const Tensor f = streams.flatten(1);
@@ -175,6 +186,7 @@ Tensor hc_mixes(const Tensor& streams, const HyperConnection& hc, double eps) {
 
 HcSplit hc_pre(const Tensor& streams, const HyperConnection& hc,
                const checkpoint::ModelConfig& config) {
+  if (hc_by_hand(streams, config.hc_sinkhorn_iters)) return by_hand::hc_pre(streams, hc, config);
   const int64_t n = config.hc_mult;
   const double eps = config.hc_eps;
   const Tensor mix = hc_mixes(streams, hc, config.norm_eps);
@@ -193,12 +205,14 @@ HcSplit hc_pre(const Tensor& streams, const HyperConnection& hc,
 }
 
 Tensor hc_post(const Tensor& o, const Tensor& streams, const HcSplit& split) {
+  if (hc_by_hand(streams)) return by_hand::hc_post(o, streams, split);
   return split.post.unsqueeze(2) * o.unsqueeze(1) +
          (split.comb.unsqueeze(3) * streams.unsqueeze(2)).sum(1);
 }
 
 Tensor hc_head(const Tensor& streams, const HyperConnection& hc,
                const checkpoint::ModelConfig& config) {
+  if (hc_by_hand(streams)) return by_hand::hc_head(streams, hc, config);
   const Tensor mix = hc_mixes(streams, hc, config.norm_eps);
   const Tensor pre = torch::sigmoid(mix * hc.scale + hc.base) + static_cast<double>(config.hc_eps);
   return (pre.unsqueeze(2) * streams).sum(1);
@@ -207,6 +221,8 @@ Tensor hc_head(const Tensor& streams, const HyperConnection& hc,
 // --- Compression ---
 
 Tensor pool(const Tensor& values, const Tensor& gates, const Tensor& ape, const Blocks& blocks) {
+  if (by_hand::applies(values, blocks.ratio == 4 ? values.size(1) / 2 : values.size(1)))
+    return by_hand::pool(values, gates, ape, blocks);
   const int64_t ratio = blocks.ratio, width = values.size(1);
   const bool overlap = ratio == 4;
   const int64_t dim = overlap ? width / 2 : width;
@@ -232,6 +248,7 @@ Tensor pool(const Tensor& values, const Tensor& gates, const Tensor& ape, const 
 // --- Attention ---
 
 Attended attend(const Attend& args) {
+  if (by_hand::applies(args.q, args.q.size(2))) return by_hand::attend(args);
   const int64_t b = args.packing.b, t = args.packing.t, w = args.window;
   const int64_t h = args.q.size(1), hd = args.q.size(2);
   const int64_t chunks = (t + w - 1) / w, padded = chunks * w;
@@ -352,6 +369,7 @@ Tensor route_weights(const Tensor& scores, const Tensor& ids, double scale) {
 }
 
 Tensor swiglu(const Tensor& gate, const Tensor& up, const Tensor& w, double limit) {
+  if (by_hand::applies(gate, gate.size(-1))) return by_hand::swiglu(gate, up, w, limit);
   const Tensor g = limit > 0 ? gate.clamp_max(limit) : gate,
                u = limit > 0 ? up.clamp(-limit, limit) : up;
   const Tensor h = torch::silu(g) * u;
@@ -359,6 +377,8 @@ Tensor swiglu(const Tensor& gate, const Tensor& up, const Tensor& w, double limi
 }
 
 ExpertsOut experts(const Experts& args) {
+  if (by_hand::applies(args.x, args.x.size(1)) && args.w1.size(1) % fused::kLanes == 0)
+    return by_hand::experts(args);
   const int64_t k = args.ids.size(1), n_experts = args.w1.size(0);
   const Tensor flat = args.ids.flatten();
   const Tensor order =
