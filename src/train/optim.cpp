@@ -29,8 +29,12 @@ std::pair<int, std::string_view> split_block(std::string_view name, int n_layers
 
 std::vector<Piece> equal_pieces(int64_t rows, int64_t n) {
   std::vector<Piece> pieces;
-  for (int64_t i = 0; i < n; ++i) pieces.push_back({rows / n * i, rows / n * (i + 1)});
+  for (int64_t i = 0; i < n; ++i) pieces.push_back({rows / n * i, rows / n * (i + 1), -1});
   return pieces;
+}
+
+torch::Tensor rows_of(const torch::Tensor& tensor, const Piece& piece) {
+  return tensor.view({-1, tensor.size(-1)}).slice(0, piece.begin, piece.end);
 }
 
 }  // namespace
@@ -55,14 +59,15 @@ Result<Placement> placement(std::string_view name, at::IntArrayRef shape,
       "h_proj.weight", "hc_attn_fn",   "hc_ffn_fn",           "hc_head_fn"};
   const std::string_view last = local.substr(
       local.ends_with(".weight") ? local.rfind('.', local.size() - 8) + 1 : local.rfind('.') + 1);
-  if (shape.size() != 2 ||
+  const bool stacked = shape.size() == 3 && local.starts_with("ffn.experts.w");
+  if ((shape.size() != 2 && !stacked) ||
       std::find(std::begin(kMatrices), std::end(kMatrices), last) == std::end(kMatrices))
     return Error{Code::kUnsupported,
                  fmt::format("{}: the optimiser has no rule for this tensor", name)};
 
   placement.rule = Rule::kMuon;
   const int64_t rows = shape[0], hc = config.hc_mult;
-  placement.pieces = {{0, rows}};
+  placement.pieces = {{0, rows, -1}};
   if (last == "wo_a.weight") {
     placement.pieces = equal_pieces(rows, config.o_groups);
   } else if (local.find("compressor.") != std::string_view::npos &&
@@ -70,11 +75,16 @@ Result<Placement> placement(std::string_view name, at::IntArrayRef shape,
     placement.pieces =
         equal_pieces(rows, 2);  // overlapping: halves of the next block and of the own
   } else if (last == "hc_attn_fn" || last == "hc_ffn_fn") {
-    placement.pieces = {{0, hc}, {hc, 2 * hc}, {2 * hc, rows}};  // pre, post, comb
+    placement.pieces = {{0, hc, -1}, {hc, 2 * hc, -1}, {2 * hc, rows, -1}};  // pre, post, comb
+  } else if (stacked) {
+    placement.block = block;
+    placement.pieces = equal_pieces(rows * shape[1], rows);
+    for (size_t e = 0; e < placement.pieces.size(); ++e)
+      placement.pieces[e].expert = static_cast<int>(e);
   } else if (local.starts_with("ffn.experts.")) {
     placement.block = block;
     const std::string_view number = local.substr(12);
-    std::from_chars(number.data(), number.data() + number.size(), placement.expert);
+    std::from_chars(number.data(), number.data() + number.size(), placement.pieces[0].expert);
   }
   return placement;
 }
@@ -104,14 +114,14 @@ Result<Optimiser> Optimiser::create(std::vector<Named> parameters,
     Placement placed = HADAL_TRY(placement(parameter.name, parameter.tensor.sizes(), config));
     if (!options.muon && placed.rule == Rule::kMuon) placed.rule = Rule::kAdamW;
     if (placed.rule == Rule::kMuon) {
-      const int64_t cols = parameter.tensor.size(1);
+      const int64_t cols = parameter.tensor.size(-1);
       for (const Piece& piece : placed.pieces) {
         const int64_t rows = piece.end - piece.begin;
         const std::pair shape{std::min(rows, cols), std::max(rows, cols)};
         Batch& batch = batches[shape];
         batch.n = shape.first;
         batch.m = shape.second;
-        batch.matrices.push_back({i, piece, placed.block, placed.expert});
+        batch.matrices.push_back({i, piece, placed.block});
       }
     }
     torch::NoGradGuard no_grad;
@@ -150,24 +160,25 @@ void Optimiser::step(double learning_rate, const std::vector<torch::Tensor>& exp
 
 void Optimiser::step_muon(double learning_rate, const std::vector<std::vector<int64_t>>& counts) {
   for (size_t i = 0; i < parameters_.size(); ++i) {
-    if (placements_[i].rule != Rule::kMuon) continue;
-    first_[i].mul_(options_.momentum);
     const torch::Tensor& gradient = parameters_[i].tensor.grad();
-    if (gradient.defined()) first_[i].add_(gradient);
+    if (placements_[i].rule == Rule::kMuon && gradient.defined())
+      first_[i].mul_(options_.momentum).add_(gradient);
   }
   for (const Batch& batch : batches_) {
     std::vector<torch::Tensor> directions;
     std::vector<const Matrix*> moved;
     for (const Matrix& matrix : batch.matrices) {
-      // Orthogonalisation has no scale: without this an expert nobody chose would take a full step.
-      if (matrix.expert >= 0 && !counts.empty() &&
-          counts[static_cast<size_t>(matrix.block)][static_cast<size_t>(matrix.expert)] == 0)
-        continue;
       const Piece& piece = matrix.piece;
-      torch::Tensor nesterov =
-          first_[matrix.parameter].slice(0, piece.begin, piece.end) * options_.momentum;
       const torch::Tensor& gradient = parameters_[matrix.parameter].tensor.grad();
-      if (gradient.defined()) nesterov.add_(gradient.slice(0, piece.begin, piece.end));
+      if (!gradient.defined()) continue;
+      // Orthogonalisation has no scale: without this an expert nobody chose would take a full step.
+      const auto block = static_cast<size_t>(matrix.block);
+      if (piece.expert >= 0 && block < counts.size() &&
+          counts[block][static_cast<size_t>(piece.expert)] == 0)
+        continue;
+      const torch::Tensor nesterov = rows_of(first_[matrix.parameter], piece)
+                                         .mul(options_.momentum)
+                                         .add_(rows_of(gradient, piece));
       directions.push_back(nesterov.size(0) > nesterov.size(1) ? nesterov.t() : nesterov);
       moved.push_back(&matrix);
     }
@@ -176,8 +187,7 @@ void Optimiser::step_muon(double learning_rate, const std::vector<std::vector<in
     const double scale = options_.rms * std::sqrt(static_cast<double>(batch.m));
     for (size_t i = 0; i < moved.size(); ++i) {
       const Piece& piece = moved[i]->piece;
-      torch::Tensor weight =
-          parameters_[moved[i]->parameter].tensor.slice(0, piece.begin, piece.end);
+      torch::Tensor weight = rows_of(parameters_[moved[i]->parameter].tensor, piece);
       torch::Tensor update = orthogonal[static_cast<int64_t>(i)];
       if (weight.size(0) > weight.size(1)) update = update.t();
       weight.mul_(1 - learning_rate * options_.weight_decay).sub_(update, learning_rate * scale);
@@ -191,14 +201,11 @@ void Optimiser::step_adamw(double learning_rate) {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     if (placements_[i].rule == Rule::kMuon) continue;
     torch::Tensor weight = parameters_[i].tensor;
-    torch::Tensor &m = first_[i], &v = second_[i];
-    m.mul_(options_.beta1);
-    v.mul_(options_.beta2);
     const torch::Tensor& gradient = weight.grad();
-    if (gradient.defined()) {
-      m.add_(gradient, 1 - options_.beta1);
-      v.addcmul_(gradient, gradient, 1 - options_.beta2);
-    }
+    if (!gradient.defined()) continue;
+    torch::Tensor &m = first_[i], &v = second_[i];
+    m.mul_(options_.beta1).add_(gradient, 1 - options_.beta1);
+    v.mul_(options_.beta2).addcmul_(gradient, gradient, 1 - options_.beta2);
     if (placements_[i].rule == Rule::kAdamW) weight.mul_(1 - learning_rate * options_.weight_decay);
     const torch::Tensor root = (v / bias2).sqrt_().add_(options_.epsilon);
     weight.addcdiv_(m, root, -learning_rate / bias1);

@@ -30,19 +30,21 @@ struct Named {
 
 enum class Rule { kMuon, kAdamW, kAdamWNoDecay };
 
-// Rows [begin, end) of a tensor that Muon treats as one matrix.
+// Rows [begin, end) of a tensor, seen as [rows, cols] with all leading extents flattened, that Muon
+// treats as one matrix.
 struct Piece {
   int64_t begin = 0, end = 0;
+  int expert = -1;  // of routed experts
 };
 
 struct Placement {
   Rule rule = Rule::kAdamW;
   std::vector<Piece> pieces;  // Muon's
-  int block = -1;   // routed experts: index into expert counts (main layers, then MTP blocks) ...
-  int expert = -1;  // ... and the expert
+  int block = -1;  // of routed experts: index into the expert counts (main layers, then MTP blocks)
 };
 
-// By release name. kUnsupported: a name that the table of A.2 does not place.
+// By release name; routed experts one by one (ffn.experts.3.w1.weight) or stacked [e, rows, cols]
+// (ffn.experts.w1.weight). kUnsupported: a name that the table of A.2 does not place.
 Result<Placement> placement(std::string_view name, at::IntArrayRef shape,
                             const checkpoint::ModelConfig& config);
 
@@ -63,9 +65,9 @@ class Optimiser {
                                   const checkpoint::ModelConfig& config,
                                   const OptimiserOptions& options);
 
-  // One step from the gradients in .grad() (none: zero). expert_counts[block][expert]: tokens of
-  // this step; an expert without tokens keeps its weights and only its momentum fades. Empty: all
-  // experts step.
+  // One step from the gradients in .grad(); a tensor without one stays as it is.
+  // expert_counts[block][expert]: tokens of this step; an expert without tokens keeps its weights
+  // and only its momentum fades. Empty: all step.
   void step(double learning_rate, const std::vector<torch::Tensor>& expert_counts);
 
   // What a resume needs, by name ("muon.m.<tensor>", "adam.m.<tensor>", "adam.v.<tensor>"): views,
@@ -80,7 +82,7 @@ class Optimiser {
   struct Matrix {  // one piece, seen as [rows, cols]
     size_t parameter = 0;
     Piece piece;
-    int block = -1, expert = -1;
+    int block = -1;
   };
   struct Batch {  // pieces of one shape, the smaller extent first
     int64_t n = 0, m = 0;
