@@ -49,7 +49,7 @@ TEST(Program, UsageErrorsAreStatus2AndFailuresStatus1) {
   for (const char* arguments :
        {"run -m /nonexistent -p hi", "inspect /nonexistent", "bench -m /nonexistent",
         "synth --config nonexistent -o x", "tokenize --tokenizer /nonexistent",
-        "verify -m /nonexistent --golden /nonexistent"}) {
+        "verify -m /nonexistent --golden /nonexistent", "train /nonexistent -o /nonexistent"}) {
     const Outcome outcome = hadal(arguments);
     EXPECT_EQ(outcome.status, 1) << arguments;
     EXPECT_TRUE(outcome.err.starts_with("hadal: ")) << outcome.err;

@@ -254,7 +254,8 @@ TEST(Placement, EveryRowOfEveryTensorOnce) {
         EXPECT_EQ(placed.value().block, tensor.layer) << tensor.name;
       }
     }
-    EXPECT_EQ(adamw, (std::set<std::string>{"compressor.ape", "embed.weight", "head.weight"})) << config_name;
+    EXPECT_EQ(adamw, (std::set<std::string>{"compressor.ape", "embed.weight", "head.weight"}))
+        << config_name;
   }
   EXPECT_FALSE(placement("layers.0.attn.w_new.weight", {4, 4}, nano()).ok());
 }
