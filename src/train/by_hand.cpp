@@ -25,6 +25,37 @@ Tensor gradient(const Tensor& grad, at::IntArrayRef shape, const Tensor& like) {
   return grad.defined() ? grad.contiguous() : zeros(like, shape);
 }
 
+// Rows of x contiguous, any distance between them.
+fused::View rows_of(const Tensor& x) { return {data(x), x.stride(0), 1}; }
+
+struct Linear : Function<Linear> {
+  static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& weight) {
+    const Tensor x = input.stride(1) == 1 ? input : input.contiguous(), w = weight.contiguous();
+    const Tensor y = empty(x, {x.size(0), w.size(0)});
+    fused::gemm(x.size(0), w.size(0), x.size(1), rows_of(x), rows_of(w).transposed(), data(y),
+                w.size(0), false);
+    context->save_for_backward({x, w});
+    context->saved_data["needs_x"] = input.requires_grad();
+    context->saved_data["needs_w"] = weight.requires_grad();
+    return y;
+  }
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    const Tensor &x = saved[0], &w = saved[1], dy = grads[0].contiguous();
+    const int64_t n = x.size(0), in = x.size(1), out = w.size(0);
+    Tensor dx, dw;
+    if (context->saved_data["needs_x"].toBool()) {
+      dx = empty(x, {n, in});
+      fused::gemm(n, in, out, rows_of(dy), rows_of(w), data(dx), in, false);
+    }
+    if (context->saved_data["needs_w"].toBool()) {
+      dw = empty(x, {out, in});
+      fused::gemm(out, in, n, rows_of(dy).transposed(), rows_of(x), data(dw), in, false);
+    }
+    return {dx, dw};
+  }
+};
+
 struct RmsNorm : Function<RmsNorm> {
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& weight,
                         double eps) {
@@ -261,7 +292,8 @@ struct Attention : Function<Attention> {
       if (args.selected.defined()) constants[4] = args.selected.contiguous();
     }
     const int64_t width = blocks ? blocks->width : 0;
-    const auto shape = shape_of(q, args.packing.b, args.window, constants, width);
+    auto shape = shape_of(q, args.packing.b, args.window, constants, width);
+    shape.rounds = args.rounds;
     const Tensor o = empty(q, q.sizes()), lse = empty(q, {q.size(0), q.size(1)});
     const Tensor mass = args.wants_mass && blocks ? zeros(q, {q.size(0), width}) : Tensor();
     fused::attend(shape, data(q), data(kv), data(entries), data(sink), data(o), data(lse),
@@ -323,10 +355,11 @@ struct Swiglu : Function<Swiglu> {
 // together.
 struct Routed : Function<Routed> {
   static variable_list forward(AutogradContext* context, const Tensor& x_in,
-                               const Tensor& weights_in, const Tensor& w1, const Tensor& w2,
-                               const Tensor& w3, const Experts& args) {
+                               const Tensor& weights_in, const Tensor& w1_in, const Tensor& w2_in,
+                               const Tensor& w3_in, const Experts& args) {
     const Tensor x = x_in.contiguous(), weights = weights_in.contiguous(),
                  ids = args.ids.contiguous();
+    const Tensor w1 = w1_in.contiguous(), w2 = w2_in.contiguous(), w3 = w3_in.contiguous();
     const int64_t n_experts = w1.size(0), m = w1.size(1), d = x.size(1), k = ids.size(1),
                   slots = ids.numel();
     const Tensor counts = torch::zeros({n_experts}, torch::kInt64),
@@ -353,21 +386,23 @@ struct Routed : Function<Routed> {
       for (int64_t e = 0, begin = 0; e < n_experts; begin += count[e], ++e)
         if (count[e] > 0) run(e, begin, count[e]);
     };
-    const auto product = [](const Tensor& result, int64_t begin, int64_t n, const Tensor& a,
-                            const Tensor& b) {
-      Tensor part = result.narrow(0, begin, n);
-      at::mm_out(part, a.narrow(0, begin, n), b);
-    };
-    each_expert([&](int64_t e, int64_t begin, int64_t n) {
-      product(gate, begin, n, own, w1[e].t());
-      product(up, begin, n, own, w3[e].t());
+    each_expert([&](int64_t e, int64_t begin, int64_t c) {
+      const fused::View own_rows{data(own) + begin * d, d};
+      fused::gemm(c, m, d, own_rows, fused::View{data(w1) + e * m * d, d}.transposed(),
+                  data(gate) + begin * m, m, false);
+      fused::gemm(c, m, d, own_rows, fused::View{data(w3) + e * m * d, d}.transposed(),
+                  data(up) + begin * m, m, false);
     });
     const Tensor g = args.quantise ? round_to_bf16(gate) : gate,
                  u = args.quantise ? round_to_bf16(up) : up;
     const int64_t beyond = fused::swiglu(data(g), data(u), data(slot_weights), slots, m,
                                          static_cast<float>(args.limit), data(h));
     if (args.quantise) h = quantise_fp8(round_to_bf16(h), 128);
-    each_expert([&](int64_t e, int64_t begin, int64_t n) { product(out, begin, n, h, w2[e].t()); });
+    each_expert([&](int64_t e, int64_t begin, int64_t c) {
+      fused::gemm(c, d, m, {data(h) + begin * m, m},
+                  fused::View{data(w2) + e * m * d, m}.transposed(), data(out) + begin * d, d,
+                  false);
+    });
     const Tensor rounded = args.quantise ? round_to_bf16(out) : out;
     fused::add_rows(data(rounded), rows.data_ptr<int64_t>(), slots, d, data(y));
 
@@ -402,23 +437,23 @@ struct Routed : Function<Routed> {
     fused::gather_rows(data(dy), rows, slots, d, data(dout));
     const auto each_expert = [&](auto&& run) {
       for (int64_t e = 0, begin = 0; e < n_experts; begin += count[e], ++e)
-        if (count[e] > 0)
-          run(e, [begin, c = count[e]](const Tensor& x) { return x.narrow(0, begin, c); });
+        if (count[e] > 0) run(begin, count[e], e * m * d);
     };
-    each_expert([&](int64_t e, auto&& part) {
-      Tensor dh_part = part(dh), dw2_part = dw2[e];
-      at::mm_out(dh_part, part(dout), w2[e]);
-      at::mm_out(dw2_part, part(dout).t(), part(h));
+    each_expert([&](int64_t begin, int64_t c, int64_t matrix) {
+      const fused::View out_rows{data(dout) + begin * d, d}, h_rows{data(h) + begin * m, m};
+      fused::gemm(c, m, d, out_rows, {data(w2) + matrix, m}, data(dh) + begin * m, m, false);
+      fused::gemm(d, m, c, out_rows.transposed(), h_rows, data(dw2) + matrix, m, false);
     });
     fused::swiglu_backward(data(gate), data(up), data(slot_weights), data(dh), slots, m,
                            static_cast<float>(context->saved_data["limit"].toDouble()), data(dg),
                            data(du), data(dslot));
-    each_expert([&](int64_t e, auto&& part) {
-      Tensor dw1_part = dw1[e], dw3_part = dw3[e], down_part = part(down);
-      at::mm_out(dw1_part, part(dg).t(), part(own));
-      at::mm_out(dw3_part, part(du).t(), part(own));
-      at::mm_out(down_part, part(dg), w1[e]);
-      down_part.addmm_(part(du), w3[e]);
+    each_expert([&](int64_t begin, int64_t c, int64_t matrix) {
+      const fused::View own_rows{data(own) + begin * d, d}, g_rows{data(dg) + begin * m, m},
+          u_rows{data(du) + begin * m, m};
+      fused::gemm(m, d, c, g_rows.transposed(), own_rows, data(dw1) + matrix, d, false);
+      fused::gemm(m, d, c, u_rows.transposed(), own_rows, data(dw3) + matrix, d, false);
+      fused::gemm(c, d, m, g_rows, {data(w1) + matrix, d}, data(down) + begin * d, d, false);
+      fused::gemm(c, d, m, u_rows, {data(w3) + matrix, d}, data(down) + begin * d, d, true);
     });
     fused::add_rows(data(down), rows, slots, d, data(dx));
     for (int64_t i = 0; i < slots; ++i)
@@ -436,6 +471,8 @@ bool applies(const Tensor& x, int64_t width) {
   return supported && !is_plain() && x.device().is_cpu() && x.scalar_type() == torch::kFloat32 &&
          width % fused::kLanes == 0;
 }
+
+Tensor linear(const Tensor& x, const Tensor& w) { return Linear::apply(x, w); }
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   return RmsNorm::apply(x, or_empty(weight, x), eps);

@@ -10,6 +10,7 @@ namespace hadal::train::by_hand {
 // PlainScope.
 bool applies(const torch::Tensor& x, int64_t width);
 
+torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& w);
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 torch::Tensor rotate(const torch::Tensor& x, const Rotation& rotation, bool inverse);
 HcSplit hc_pre(const torch::Tensor& streams, const HyperConnection& hc,

@@ -49,6 +49,17 @@ inline v8 exp(v8 x) {
   return x < -87.0f ? splat(0) : p * power;
 }
 
+// To BF16 and back, ties to even.
+inline v8 round_bf16(v8 x) {
+  typedef uint32_t u8 __attribute__((vector_size(32)));
+  u8 u;
+  std::memcpy(&u, &x, sizeof u);
+  u = (u + 0x7FFFu + ((u >> 16) & 1u)) & 0xFFFF0000u;
+  v8 y;
+  std::memcpy(&y, &u, sizeof y);
+  return y;
+}
+
 inline v8 sigmoid(v8 x) { return 1.0f / (1.0f + exp(-x)); }
 
 inline float dot(const float* a, const float* b, int64_t n) {
@@ -67,62 +78,51 @@ inline void add_scaled(float alpha, const float* x, int64_t n, float* y) {
   for (int64_t i = 0; i < n; i += 8) store(y + i, load(y + i) + alpha * load(x + i));
 }
 
-// One tile of R rows and 8 V columns.
-template <int R, int V>
-inline void gemm_tile(int64_t k, const float* a, int64_t a_row, int64_t a_col, const float* b,
-                      int64_t ldb, float* c, int64_t ldc, bool accumulate) {
-  v8 acc[R][V];
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) acc[r][v] = splat(0);
-  for (int64_t l = 0; l < k; ++l) {
-    v8 row[V];
-    for (int v = 0; v < V; ++v) row[v] = load(b + l * ldb + 8 * v);
-    for (int r = 0; r < R; ++r) {
-      const v8 x = splat(a[r * a_row + l * a_col]);
-      for (int v = 0; v < V; ++v) acc[r][v] += x * row[v];
-    }
-  }
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) {
-      float* out = c + r * ldc + 8 * v;
-      store(out, accumulate ? load(out) + acc[r][v] : acc[r][v]);
-    }
-}
+// A product goes in blocks that the caches hold: kInner x kColumns of b (second cache), kRows x
+// kInner of a, both copied in the order in which the tiles of 6 x 16 read them.
+constexpr int64_t kTileRows = 6, kTileColumns = 16, kRows = 96, kColumns = 1024, kInner = 256;
 
-template <int V>
-void gemm_columns(int64_t m, int64_t k, const float* a, int64_t a_row, int64_t a_col,
-                  const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
-  int64_t i = 0;
-  for (; i + 6 <= m; i += 6)
-    gemm_tile<6, V>(k, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc, accumulate);
-  a += i * a_row;
-  c += i * ldc;
-  switch (m - i) {
-    case 5:
-      gemm_tile<5, V>(k, a, a_row, a_col, b, ldb, c, ldc, accumulate);
-      break;
-    case 4:
-      gemm_tile<4, V>(k, a, a_row, a_col, b, ldb, c, ldc, accumulate);
-      break;
-    case 3:
-      gemm_tile<3, V>(k, a, a_row, a_col, b, ldb, c, ldc, accumulate);
-      break;
-    case 2:
-      gemm_tile<2, V>(k, a, a_row, a_col, b, ldb, c, ldc, accumulate);
-      break;
-    case 1:
-      gemm_tile<1, V>(k, a, a_row, a_col, b, ldb, c, ldc, accumulate);
-      break;
-    default:
-      break;
+// Line i of `x`, i < n, becomes column i of out [k, Width]; the other columns are zero.
+template <int64_t Width>
+void pack(const float* x, int64_t line, int64_t step, int64_t n, int64_t k, float* out) {
+  if (n < Width) std::fill(out, out + k * Width, 0.0f);
+  if (n == Width && line == 1) {
+    for (int64_t l = 0; l < k; ++l)
+      std::memcpy(out + l * Width, x + l * step, Width * sizeof(float));
+  } else if (n == Width) {
+    for (int64_t l = 0; l < k; ++l)
+      for (int64_t i = 0; i < Width; ++i) out[l * Width + i] = x[i * line + l * step];
+  } else {
+    for (int64_t l = 0; l < k; ++l)
+      for (int64_t i = 0; i < n; ++i) out[l * Width + i] = x[i * line + l * step];
   }
 }
 
-// [rows, cols] -> [cols, stride]
-void transpose(const float* x, int64_t rows, int64_t cols, float* y, int64_t stride) {
-  for (int64_t c0 = 0; c0 < cols; c0 += 8)
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = c0; c < std::min(cols, c0 + 8); ++c) y[c * stride + r] = x[r * cols + c];
+void tile(int64_t k, const float* a, const float* b, float* c, int64_t ldc, int64_t rows,
+          int64_t columns, bool accumulate) {
+  v8 acc[kTileRows][2];
+  for (auto& row : acc) row[0] = row[1] = splat(0);
+  for (int64_t l = 0; l < k; ++l, a += kTileRows, b += kTileColumns) {
+    const v8 b0 = load(b), b1 = load(b + 8);
+    for (int64_t r = 0; r < kTileRows; ++r) {
+      const v8 x = splat(a[r]);
+      acc[r][0] += x * b0;
+      acc[r][1] += x * b1;
+    }
+  }
+  if (rows == kTileRows && columns == kTileColumns) {
+    for (int64_t r = 0; r < kTileRows; ++r)
+      for (int64_t v = 0; v < 2; ++v) {
+        float* out = c + r * ldc + 8 * v;
+        store(out, accumulate ? load(out) + acc[r][v] : acc[r][v]);
+      }
+    return;
+  }
+  float values[kTileRows][kTileColumns];
+  std::memcpy(values, acc, sizeof values);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t j = 0; j < columns; ++j)
+      c[r * ldc + j] = accumulate ? c[r * ldc + j] + values[r][j] : values[r][j];
 }
 
 constexpr int64_t round_up(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
@@ -137,20 +137,29 @@ bool supported() {
 #endif
 }
 
-void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row, int64_t a_col,
-          const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
-  // Long sums in pieces, so that a panel of b stays in the first cache.
-  constexpr int64_t kPiece = 256;
-  for (int64_t l = 0; l == 0 || l < k; l += kPiece) {
-    const int64_t length = std::min(kPiece, k - l);
-    const bool adds = accumulate || l > 0;
-    int64_t j = 0;
-    for (; j + 16 <= n; j += 16)
-      gemm_columns<2>(m, length, a + l * a_col, a_row, a_col, b + l * ldb + j, ldb, c + j, ldc,
-                      adds);
-    if (j < n)
-      gemm_columns<1>(m, length, a + l * a_col, a_row, a_col, b + l * ldb + j, ldb, c + j, ldc,
-                      adds);
+void gemm(int64_t m, int64_t n, int64_t k, View a, View b, float* c, int64_t ldc, bool accumulate) {
+  thread_local std::vector<float> a_packed(static_cast<size_t>(kRows * kInner)),
+      b_packed(static_cast<size_t>(kColumns * kInner));
+  for (int64_t j0 = 0; j0 < n; j0 += kColumns) {
+    const int64_t columns = std::min(kColumns, n - j0);
+    for (int64_t l0 = 0; l0 == 0 || l0 < k; l0 += kInner) {
+      const int64_t inner = std::min(kInner, k - l0);
+      const bool adds = accumulate || l0 > 0;
+      for (int64_t j = 0; j < columns; j += kTileColumns)
+        pack<kTileColumns>(b.data + l0 * b.row + (j0 + j) * b.col, b.col, b.row,
+                           std::min(kTileColumns, columns - j), inner, b_packed.data() + j * inner);
+      for (int64_t i0 = 0; i0 < m; i0 += kRows) {
+        const int64_t rows = std::min(kRows, m - i0);
+        for (int64_t i = 0; i < rows; i += kTileRows)
+          pack<kTileRows>(a.data + (i0 + i) * a.row + l0 * a.col, a.row, a.col,
+                          std::min(kTileRows, rows - i), inner, a_packed.data() + i * inner);
+        for (int64_t j = 0; j < columns; j += kTileColumns)
+          for (int64_t i = 0; i < rows; i += kTileRows)
+            tile(inner, a_packed.data() + i * inner, b_packed.data() + j * inner,
+                 c + (i0 + i) * ldc + j0 + j, ldc, std::min(kTileRows, rows - i),
+                 std::min(kTileColumns, columns - j), adds);
+      }
+    }
   }
 }
 
@@ -208,18 +217,13 @@ void rotate(float* x, int64_t n, int64_t heads, int64_t hd, const float* cos, co
 
 void hc_mixes(const HcShape& shape, int64_t n_mix, const float* streams, const float* fn,
               float* mix, float* inverse_rms) {
-  const int64_t width = shape.hc * shape.d, columns = round_up(n_mix);
-  std::vector<float> fn_t(static_cast<size_t>(width * columns)),
-      padded(static_cast<size_t>(shape.n * columns));
-  transpose(fn, n_mix, width, fn_t.data(), columns);
-  gemm(shape.n, columns, width, streams, width, 1, fn_t.data(), columns, padded.data(), columns,
-       false);
+  const int64_t width = shape.hc * shape.d;
+  gemm(shape.n, n_mix, width, {streams, width}, View{fn, width}.transposed(), mix, n_mix, false);
   for (int64_t i = 0; i < shape.n; ++i) {
     const float* f = streams + i * width;
     const float r = 1.0f / std::sqrt(dot(f, f, width) / static_cast<float>(width) + shape.norm_eps);
     inverse_rms[i] = r;
-    for (int64_t k = 0; k < n_mix; ++k)
-      mix[i * n_mix + k] = r * padded[static_cast<size_t>(i * columns + k)];
+    for (int64_t k = 0; k < n_mix; ++k) mix[i * n_mix + k] *= r;
   }
 }
 
@@ -231,8 +235,9 @@ void hc_mixes_backward(const HcShape& shape, int64_t n_mix, const float* streams
   for (int64_t i = 0; i < n; ++i)
     for (int64_t k = 0; k < n_mix; ++k)
       scaled[static_cast<size_t>(i * n_mix + k)] = inverse_rms[i] * dmix[i * n_mix + k];
-  gemm(n_mix, width, n, scaled.data(), 1, n_mix, streams, width, dfn, width, true);
-  gemm(n, width, n_mix, scaled.data(), n_mix, 1, fn, width, dstreams, width, true);
+  gemm(n_mix, width, n, View{scaled.data(), n_mix}.transposed(), {streams, width}, dfn, width,
+       true);
+  gemm(n, width, n_mix, {scaled.data(), n_mix}, {fn, width}, dstreams, width, true);
   for (int64_t i = 0; i < n; ++i) {
     float inner = 0;
     for (int64_t k = 0; k < n_mix; ++k) inner += dmix[i * n_mix + k] * mix[i * n_mix + k];
@@ -567,14 +572,13 @@ struct Piece {
     columns += round_up(n_entries);
   }
 
-  void gather(const float* kv, const float* entries, float* keys, float* keys_t) const {
+  void gather(const float* kv, const float* entries, float* keys) const {
     const int64_t hd = shape.hd;
-    std::memset(keys, 0, sizeof(float) * static_cast<size_t>(columns * hd));
-    std::memcpy(keys, kv + window_begin * hd, sizeof(float) * static_cast<size_t>(n_window * hd));
+    const auto size = [&](int64_t rows) { return sizeof(float) * static_cast<size_t>(rows * hd); };
+    std::memset(keys, 0, size(columns));
+    std::memcpy(keys, kv + window_begin * hd, size(n_window));
     if (n_entries > 0)
-      std::memcpy(keys + entries_at * hd, entries + entry_begin * hd,
-                  sizeof(float) * static_cast<size_t>(n_entries * hd));
-    transpose(keys, columns, hd, keys_t, columns);
+      std::memcpy(keys + entries_at * hd, entries + entry_begin * hd, size(n_entries));
   }
 
   // What query row i sees: columns [w_begin, w_end) of the window and [e_begin, e_end) of the
@@ -620,16 +624,17 @@ void attend(const AttendShape& shape, const float* q, const float* kv, const flo
             const float* sink, float* o, float* lse, float* mass) {
   const int64_t hd = shape.hd, heads = shape.heads;
   const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(hd)));
-  std::vector<float> keys, keys_t, p;
+  std::vector<float> keys, p;
   each_piece(shape, [&](const Piece& piece) {
     const int64_t rows = piece.n * heads, columns = piece.columns;
     const size_t key_size = static_cast<size_t>(columns * hd),
                  p_size = static_cast<size_t>(rows * columns);
-    if (keys.size() < key_size) keys.resize(key_size), keys_t.resize(key_size);
+    if (keys.size() < key_size) keys.resize(key_size);
     if (p.size() < p_size) p.resize(p_size);
-    piece.gather(kv, entries, keys.data(), keys_t.data());
-    gemm(rows, columns, hd, q + piece.begin * heads * hd, hd, 1, keys_t.data(), columns, p.data(),
-         columns, false);
+    piece.gather(kv, entries, keys.data());
+    const View k{keys.data(), hd};
+    gemm(rows, columns, hd, {q + piece.begin * heads * hd, hd}, k.transposed(), p.data(), columns,
+         false);
     for (int64_t i = piece.begin; i < piece.begin + piece.n; ++i) {
       const Piece::Seen seen = piece.seen(i);
       for (int64_t h = 0; h < heads; ++h) {
@@ -637,13 +642,14 @@ void attend(const AttendShape& shape, const float* q, const float* kv, const flo
         mask(z, columns, seen);
         v8 most = splat(-INFINITY);
         for (int64_t j = 0; j < columns; j += 8) most = max(most, load(z + j));
-        float m = sink[h] / scale;
+        // The release's maximum is that of the keys; with the sink in it nothing can overflow.
+        float m = shape.rounds ? most[0] : sink[h] / scale;
         for (int lane = 0; lane < 8; ++lane) m = std::max(m, most[lane]);
         v8 total = splat(0);
         for (int64_t j = 0; j < columns; j += 8) {
           const v8 e = exp((load(z + j) - m) * scale);
           total += e;
-          store(z + j, e);
+          store(z + j, shape.rounds ? round_bf16(e) : e);
         }
         const float den = sum(total) + std::exp(sink[h] - m * scale), inverse = 1.0f / den;
         lse[i * heads + h] = m * scale + std::log(den);
@@ -653,8 +659,7 @@ void attend(const AttendShape& shape, const float* q, const float* kv, const flo
             mass[i * shape.width + seen.mass_column + j - seen.e_begin] += z[j];
       }
     }
-    gemm(rows, hd, columns, p.data(), columns, 1, keys.data(), hd, o + piece.begin * heads * hd, hd,
-         false);
+    gemm(rows, hd, columns, {p.data(), columns}, k, o + piece.begin * heads * hd, hd, false);
   });
 }
 
@@ -663,19 +668,17 @@ void attend_backward(const AttendShape& shape, const float* q, const float* kv,
                      float* dq, float* dkv, float* dentries, float* dsink) {
   const int64_t hd = shape.hd, heads = shape.heads;
   const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(hd)));
-  std::vector<float> keys, keys_t, p, dp, dkeys;
+  std::vector<float> keys, p, dp, dkeys;
   each_piece(shape, [&](const Piece& piece) {
     const int64_t rows = piece.n * heads, columns = piece.columns, first = piece.begin * heads;
     const size_t key_size = static_cast<size_t>(columns * hd),
                  p_size = static_cast<size_t>(rows * columns);
-    if (keys.size() < key_size)
-      keys.resize(key_size), keys_t.resize(key_size), dkeys.resize(key_size);
+    if (keys.size() < key_size) keys.resize(key_size), dkeys.resize(key_size);
     if (p.size() < p_size) p.resize(p_size), dp.resize(p_size);
-    piece.gather(kv, entries, keys.data(), keys_t.data());
-    gemm(rows, columns, hd, q + first * hd, hd, 1, keys_t.data(), columns, p.data(), columns,
-         false);
-    gemm(rows, columns, hd, d_o + first * hd, hd, 1, keys_t.data(), columns, dp.data(), columns,
-         false);
+    piece.gather(kv, entries, keys.data());
+    const View k{keys.data(), hd};
+    gemm(rows, columns, hd, {q + first * hd, hd}, k.transposed(), p.data(), columns, false);
+    gemm(rows, columns, hd, {d_o + first * hd, hd}, k.transposed(), dp.data(), columns, false);
     for (int64_t i = piece.begin; i < piece.begin + piece.n; ++i) {
       const Piece::Seen seen = piece.seen(i);
       for (int64_t h = 0; h < heads; ++h) {
@@ -696,9 +699,11 @@ void attend_backward(const AttendShape& shape, const float* q, const float* kv,
           store(g + j, load(z + j) * (load(g + j) - d) * scale);
       }
     }
-    gemm(rows, hd, columns, dp.data(), columns, 1, keys.data(), hd, dq + first * hd, hd, false);
-    gemm(columns, hd, rows, dp.data(), 1, columns, q + first * hd, hd, dkeys.data(), hd, false);
-    gemm(columns, hd, rows, p.data(), 1, columns, d_o + first * hd, hd, dkeys.data(), hd, true);
+    gemm(rows, hd, columns, {dp.data(), columns}, k, dq + first * hd, hd, false);
+    gemm(columns, hd, rows, View{dp.data(), columns}.transposed(), {q + first * hd, hd},
+         dkeys.data(), hd, false);
+    gemm(columns, hd, rows, View{p.data(), columns}.transposed(), {d_o + first * hd, hd},
+         dkeys.data(), hd, true);
     add_scaled(1, dkeys.data(), piece.n_window * hd, dkv + piece.window_begin * hd);
     if (piece.n_entries > 0)
       add_scaled(1, dkeys.data() + piece.entries_at * hd, piece.n_entries * hd,

@@ -14,9 +14,14 @@ namespace hadal::train::fused {
 inline constexpr int64_t kLanes = 8;
 bool supported();  // the processor has what this file was compiled for
 
-// c (+)= a b; a(i, l) = a[i a_row + l a_col], b: [k, n] with stride ldb, n a multiple of kLanes.
-void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row, int64_t a_col,
-          const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate);
+// A matrix where it lies: element (i, j) at data[i row + j col].
+struct View {
+  const float* data = nullptr;
+  int64_t row = 0, col = 1;
+  View transposed() const { return {data, col, row}; }
+};
+// c (+)= a b; a: [m, k], b: [k, n], c: [m, n], rows contiguous with stride ldc.
+void gemm(int64_t m, int64_t n, int64_t k, View a, View b, float* c, int64_t ldc, bool accumulate);
 
 // y = w x / rms(x) of n rows of d (B.4); w nullptr: 1. inverse_rms: [n], for the backward.
 void rms_norm(const float* x, const float* w, int64_t n, int64_t d, float eps, float* y,
@@ -81,6 +86,8 @@ struct AttendShape {
   const int64_t* row_begin = nullptr;                // [b]
   int64_t width = 0;                                 // columns of selected and mass
   const bool* selected = nullptr;                    // [n, width]; nullptr: all visible
+  bool rounds =
+      false;  // the weights that meet the values are BF16 (e^(z - max), before the division)
 };
 // o: [n, heads, hd]; lse: [n, heads], logarithm of the softmax's denominator; mass: [n, width]
 // zeroed, or nullptr.

@@ -160,6 +160,10 @@ Tensor rotate(const Tensor& x, const Rotation& rotation, bool inverse) {
   return rd == hd ? turned : torch::cat({x.narrow(-1, 0, hd - rd), turned}, -1);
 }
 
+Tensor linear(const Tensor& x, const Tensor& w) {
+  return by_hand::applies(x, 0) ? by_hand::linear(x, w) : torch::mm(x, w.t());
+}
+
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   if (by_hand::applies(x, x.size(-1))) return by_hand::rms_norm(x, weight, eps);
   const Tensor y = x * torch::rsqrt(x.square().mean(-1, true) + eps);
@@ -179,7 +183,7 @@ bool hc_by_hand(const Tensor& streams, int iters = 1) {
 
 Tensor hc_mixes(const Tensor& streams, const HyperConnection& hc, double eps) {
   const Tensor f = streams.flatten(1);
-  return torch::mm(f, hc.fn.t()) * torch::rsqrt(f.square().mean(-1, true) + eps);
+  return train::linear(f, hc.fn) * torch::rsqrt(f.square().mean(-1, true) + eps);
 }
 
 }  // namespace
@@ -293,7 +297,14 @@ Attended attend(const Attend& args) {
     parts.push_back(z.masked_fill(chosen.logical_not().view({b, t, 1, width}), -kInfinity));
   }
   parts.push_back(args.sink.view({1, 1, h, 1}).expand({b, t, h, 1}));
-  const Tensor p = torch::softmax(torch::cat(parts, 3), 3);
+  const Tensor z = torch::cat(parts, 3);
+  Tensor p = torch::softmax(z, 3);
+  if (args.rounds) {
+    // Straight through: e^(z - max) of the keys, rounded, over the sum of the unrounded.
+    const Tensor scores = z.detach(), most = scores.narrow(3, 0, z.size(3) - 1).amax(3, true);
+    const Tensor e = torch::exp(scores - most);
+    p = p + (round_to_bf16(e) / e.sum(3, true) - p).detach();
+  }
 
   const Tensor p_window =
       pad(p.narrow(3, 0, 2 * w), 0, padded - t).view({b * chunks, w * h, 2 * w});
@@ -322,12 +333,13 @@ Tensor hadamard(const Tensor& x) {
 }
 
 Tensor index_scores(const Tensor& q, const Tensor& keys, const Tensor& w, const Packing& packing,
-                    const Blocks& blocks) {
+                    const Blocks& blocks, bool rounds) {
   const int64_t b = packing.b, t = packing.t, heads = q.size(1), dim = q.size(2);
+  const auto R = [&](const Tensor& x) { return rounds ? round_to_bf16(x) : x; };
   const Tensor k = keys.index_select(0, blocks.columns.flatten()).view({b, blocks.width, dim});
-  const Tensor z = torch::relu(torch::bmm(q.reshape({b, t * heads, dim}), k.transpose(1, 2)))
-                       .view({b * t, heads, blocks.width});
-  return (z * w.unsqueeze(2)).sum(1).masked_fill(blocks.visible.logical_not(), 0);
+  const Tensor products = torch::bmm(q.reshape({b, t * heads, dim}), k.transpose(1, 2));
+  const Tensor z = torch::relu(R(products)).view({b * t, heads, blocks.width});
+  return R(R(z * w.unsqueeze(2)).sum(1)).masked_fill(blocks.visible.logical_not(), 0);
 }
 
 Tensor select_entries(const Tensor& scores, const Blocks& blocks, int64_t k) {
@@ -395,11 +407,11 @@ ExpertsOut experts(const Experts& args) {
     const Tensor slots = order.narrow(0, begin, n), rows = slots.div(k, "floor");
     begin += n;
     const Tensor x = args.x.index_select(0, rows);
-    const Tensor gate = round(torch::mm(x, args.w1[e].t())),
-                 up = round(torch::mm(x, args.w3[e].t()));
+    const Tensor gate = round(train::linear(x, args.w1[e])),
+                 up = round(train::linear(x, args.w3[e]));
     Tensor h = swiglu(gate, up, slot_weights.index_select(0, slots), args.limit);
     if (args.quantise) h = quantise_fp8(round(h), 128);
-    y = y.index_add(0, rows, round(torch::mm(h, args.w2[e].t())));
+    y = y.index_add(0, rows, round(train::linear(h, args.w2[e])));
     if (args.limit > 0)
       clamped =
           clamped + (gate.detach() > args.limit).logical_or(up.detach().abs() > args.limit).sum();

@@ -72,6 +72,9 @@ class RopeTable {
   torch::Tensor cos_, sin_;  // float64 [positions known so far, rd / 2]
 };
 
+// x [n, in] w^T, w: [out, in].
+torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& w);
+
 // y = w x / rms(x) over the last dimension; weight undefined: 1.
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 
@@ -110,6 +113,7 @@ struct Attend {
   torch::Tensor selected;  // bool [n, width]: of the visible entries; undefined: all
   int64_t window = 0;
   bool wants_mass = false;
+  bool rounds = false;  // the weights that meet the values are BF16, as the release computes
 };
 struct Attended {
   torch::Tensor o;  // [n, h, hd]
@@ -120,9 +124,10 @@ struct Attended {
 Attended attend(const Attend& args);
 
 // Indexer. q: [n, ih, id], keys: [c, id], w: [n, ih] -> scores [n, width]; columns that are not
-// visible hold 0.
+// visible hold 0. rounds: products and sums to BF16 as the release does, which makes ties.
 torch::Tensor index_scores(const torch::Tensor& q, const torch::Tensor& keys,
-                           const torch::Tensor& w, const Packing& packing, const Blocks& blocks);
+                           const torch::Tensor& w, const Packing& packing, const Blocks& blocks,
+                           bool rounds = false);
 // The k largest visible scores of a row (equal: smaller column), as bool [n, width]. No gradient.
 torch::Tensor select_entries(const torch::Tensor& scores, const Blocks& blocks, int64_t k);
 // mean over tokens with a chosen entry of KL(mass normalised over the chosen || softmax of the

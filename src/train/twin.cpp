@@ -279,8 +279,7 @@ class Pass {
 
   Tensor head_logits(const Head& head, const Tensor& weight, const Tensor& streams) {
     const Tensor z = R(hc_head(streams, head.hc, config_));
-    return torch::mm(R(rms_norm(z, bf16_weight(head.norm), config_.norm_eps)),
-                     bf16_weight(weight).t());
+    return train::linear(norm(z, head.norm), bf16_weight(weight));
   }
 
   Tensor embed(const Tensor& weight, const Tensor& tokens) {
@@ -289,7 +288,7 @@ class Pass {
 
   // An FP8 linear: weights on the grid of 128 x 128 blocks, inputs on that of 128 columns.
   Tensor linear(const Tensor& q8_input, const Tensor& weight) {
-    return R(torch::mm(q8_input, fp8_weight(weight).t()));
+    return R(train::linear(q8_input, fp8_weight(weight)));
   }
   Tensor Q8(const Tensor& x) { return options_.quantise ? quantise_fp8(x, 128) : x; }
   Tensor R(const Tensor& x) { return options_.quantise ? round_to_bf16(x) : x; }
@@ -325,6 +324,13 @@ class Pass {
     return options_.quantise ? quantise_fp4(turned) : turned;
   }
 
+  // The norm of a query head has no weight; the release computes it in BF16, step by step.
+  Tensor head_norm(const Tensor& q) {
+    if (!options_.quantise) return rms_norm(q, {}, config_.norm_eps);
+    const Tensor mean = R(R(q.square()).mean(-1, true));
+    return R(q * R(torch::rsqrt(R(mean + static_cast<double>(config_.norm_eps)))));
+  }
+
   const Blocks& blocks(int64_t ratio) {
     const auto found = blocks_.find(ratio);
     if (found != blocks_.end()) return found->second;
@@ -333,8 +339,8 @@ class Pass {
 
   // Entries [c, hd], rotated, before the grid of their cache.
   Tensor compress(const Compressor& compressor, const Tensor& x, const Blocks& blocks) {
-    const Tensor values = torch::mm(x, bf16_weight(compressor.wkv).t());
-    const Tensor gates = torch::mm(x, bf16_weight(compressor.wgate).t());
+    const Tensor values = train::linear(x, bf16_weight(compressor.wkv));
+    const Tensor gates = train::linear(x, bf16_weight(compressor.wgate));
     const Tensor e = norm(R(pool(values, gates, compressor.ape, blocks)), compressor.norm);
     return R(rotate(e, rope_[true].at(blocks.positions, float_options_), false));
   }
@@ -344,9 +350,7 @@ class Pass {
     const Rotation& at = at_[layer.ratio != 0];
     const Tensor x8 = Q8(x);
     const Tensor latent = norm(linear(x8, layer.wq_a), layer.q_norm), latent8 = Q8(latent);
-    const Tensor q =
-        R(rotate(R(rms_norm(linear(latent8, layer.wq_b).view({n, -1, hd}), {}, config_.norm_eps)),
-                 at, false));
+    const Tensor q = R(rotate(head_norm(linear(latent8, layer.wq_b).view({n, -1, hd})), at, false));
     const Tensor kv = on_kv_grid(R(rotate(norm(linear(x8, layer.wkv), layer.kv_norm), at, false)));
 
     Attend args{.q = q,
@@ -357,7 +361,8 @@ class Pass {
                 .blocks = nullptr,
                 .selected = {},
                 .window = config_.window_size,
-                .wants_mass = false};
+                .wants_mass = false,
+                .rounds = options_.quantise};
     Tensor scores;
     if (layer.ratio != 0 && blocks(layer.ratio).c > 0) {
       args.blocks = &blocks(layer.ratio);
@@ -377,7 +382,7 @@ class Pass {
     const Tensor wo_a = fp8_weight(layer.wo_a).view({config_.o_groups, config_.o_lora_rank, -1});
     std::vector<Tensor> u;
     for (int64_t g = 0; g < config_.o_groups; ++g)
-      u.push_back(torch::mm(o.select(1, g), wo_a[g].t()));
+      u.push_back(train::linear(o.select(1, g), wo_a[g]));
     return linear(Q8(R(torch::cat(u, 1))), layer.wo_b);
   }
 
@@ -390,8 +395,8 @@ class Pass {
         R(rotate(linear(latent8.detach(), layer.indexer.wq_b).view({n, heads, dim}), at, false));
     const Tensor keys = on_index_grid(compress(layer.indexer.compressor, input, blocks));
     const double factor = std::pow(dim, -0.5) * std::pow(heads, -0.5);
-    const Tensor w = R(R(torch::mm(input, bf16_weight(layer.indexer.weights_proj).t())) * factor);
-    return index_scores(on_index_grid(q), keys, w, packing_, blocks);
+    const Tensor w = R(R(train::linear(input, bf16_weight(layer.indexer.weights_proj))) * factor);
+    return index_scores(on_index_grid(q), keys, w, packing_, blocks, options_.quantise);
   }
 
   void learn_index(const Layer& layer, const Tensor& scores, const Tensor& mass,
@@ -411,7 +416,7 @@ class Pass {
   }
 
   Tensor moe(const Layer& layer, const Tensor& x) {
-    const Tensor scores = sqrt_softplus(torch::mm(x, bf16_weight(layer.gate).t()));
+    const Tensor scores = sqrt_softplus(train::linear(x, bf16_weight(layer.gate)));
     Tensor ids;
     if (layer.tid2eid.defined()) {
       ids = layer.tid2eid.to(torch::kInt64).index_select(0, tokens_);

@@ -53,6 +53,12 @@ Case make(const std::string& name, bool large) {
   if (name == "rms_norm")
     return {{normal({n, d}), normal({d})},
             [](V x) { return std::vector{rms_norm(x[0], x[1], 1e-3)}; }};
+  if (name == "linear")
+    return {{normal({n, d}), normal({2 * d + 1, d})},
+            [](V x) { return std::vector{train::linear(x[0], x[1])}; }};
+  if (name == "linear_of_columns")  // rows apart
+    return {{normal({n, 2, d}), normal({3, d})},
+            [](V x) { return std::vector{train::linear(x[0].select(1, 1), x[1])}; }};
   if (name == "rms_norm_without_weight")
     return {{normal({n, 2, d})}, [](V x) { return std::vector{rms_norm(x[0], {}, 1e-3)}; }};
   if (name == "rotate" || name == "rotate_back") {
@@ -187,11 +193,12 @@ double worst(const Tensor& a, const Tensor& b) {
 class Piece : public ::testing::TestWithParam<const char*> {};
 
 INSTANTIATE_TEST_SUITE_P(Gradients, Piece,
-                         ::testing::Values("rms_norm", "rms_norm_without_weight", "rotate",
-                                           "rotate_back", "hc_pre", "hc_pre_two_streams",
-                                           "hc_pre_strong", "hc_post", "hc_head", "pool_overlap",
-                                           "pool", "attend_window", "attend", "attend_chosen",
-                                           "index_kl", "sqrt_softplus", "route_weights", "swiglu",
+                         ::testing::Values("linear", "linear_of_columns", "rms_norm",
+                                           "rms_norm_without_weight", "rotate", "rotate_back",
+                                           "hc_pre", "hc_pre_two_streams", "hc_pre_strong",
+                                           "hc_post", "hc_head", "pool_overlap", "pool",
+                                           "attend_window", "attend", "attend_chosen", "index_kl",
+                                           "sqrt_softplus", "route_weights", "swiglu",
                                            "swiglu_without_weight", "experts"),
                          [](const auto& piece) { return std::string(piece.param); });
 
@@ -264,6 +271,46 @@ TEST(Attend, MassIsTheAttentionOnEntries) {
   EXPECT_LE(worst(by_hand.mass, plain.mass), 3e-6);
   EXPECT_LE(worst(by_hand.sink_mass, plain.sink_mass), 3e-6);
   EXPECT_EQ(by_hand.mass.masked_select(blocks.visible.logical_not()).abs().sum().item<double>(), 0);
+}
+
+// Rounding is the same function of the same values; a value next to a boundary may fall the other
+// way.
+TEST(Attend, RoundsItsWeightsInBothForms) {
+  torch::manual_seed(8);
+  const Packing packing = packed(83);
+  const Blocks blocks = Blocks::make(packing, 4);
+  Attend args{.q = torch::randn({249, 2, 8}),
+              .kv = torch::randn({249, 8}),
+              .entries = torch::randn({blocks.c, 8}),
+              .sink = torch::randn({2}),
+              .packing = packing,
+              .blocks = &blocks,
+              .selected = {},
+              .window = 11,
+              .wants_mass = false,
+              .rounds = true};
+  const Tensor by_hand = attend(args).o;
+  Tensor plain;
+  {
+    const PlainScope scope;
+    plain = attend(args).o;
+  }
+  EXPECT_LE(worst(by_hand, plain), 0x1p-9);
+  EXPECT_LE((by_hand - plain).abs().mean().item<double>(), 1e-6);
+  args.rounds = false;
+  EXPECT_GT((by_hand - attend(args).o).abs().mean().item<double>(), 1e-4);
+}
+
+// Every remainder of the tiles and blocks of the product.
+TEST(Linear, EqualsTheTorchProductAtAllSizes) {
+  torch::manual_seed(9);
+  for (const int64_t n : {1, 5, 6, 97, 200})
+    for (const int64_t in : {1, 7, 256, 300})
+      for (const int64_t out : {1, 15, 16, 33, 1030}) {
+        const Tensor x = torch::randn({n, in}), w = torch::randn({out, in});
+        EXPECT_LE(worst(train::linear(x, w), torch::mm(x, w.t())), 3e-6)
+            << n << " " << in << " " << out;
+      }
 }
 
 TEST(IndexKl, IsZeroAtTheMassAndItsGradientIsSoftmaxMinusMass) {
