@@ -1,8 +1,10 @@
 # hadal: `make run` talks to a model, `make test` proves the build. Both install what is missing (Debian 12).
-.PHONY: build run test quick check verify-all verify-random long-run install asan tsan bench fuzz format clean deps
+# `make trainer` and `make test-trainer`: the same with the trainer, which needs libtorch.
+.PHONY: build run test trainer test-trainer quick check verify-all verify-random long-run install asan tsan bench fuzz format clean deps trainer-deps
 
 PACKAGES = g++ cmake ninja-build pkg-config libfmt-dev libcli11-dev libedit-dev libssl-dev libgtest-dev \
            python3 python3-numpy
+TRAINER_PACKAGES = libtorch-dev libopenblas0-pthread libgloo-dev
 PREFIX ?= /usr/local
 SECONDS ?= 60
 MODEL ?= models/untrained
@@ -12,11 +14,14 @@ build: build/release/build.ninja
 	cmake --build --preset release --target hadal
 
 # Installs only the packages that are not there.
-deps:
-	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+deps: WANTED = $(PACKAGES)
+trainer-deps: WANTED = $(PACKAGES) $(TRAINER_PACKAGES)
+deps trainer-deps:
+	@missing=$$(for p in $(WANTED); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then echo "installing:" $$missing; \
 	  $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; fi
 
+build/trainer/build.ninja: | trainer-deps
 build/%/build.ninja: CMakeLists.txt CMakePresets.json cmake/hadal.cmake src/layers.txt | deps
 	cmake --preset $* >/dev/null
 
@@ -28,6 +33,14 @@ run: build
 test: build/release/build.ninja
 	cmake --build --preset release
 	ctest --preset release
+
+# The trainer: the same program with `hadal train`, on libtorch.
+trainer: build/trainer/build.ninja
+	cmake --build --preset trainer --target hadal
+
+test-trainer: build/trainer/build.ninja
+	cmake --build --preset trainer
+	ctest --preset trainer
 
 quick: build/release/build.ninja
 	cmake --build --preset release

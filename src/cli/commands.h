@@ -19,6 +19,7 @@ void add_quantize(CLI::App& app, int& exit_status);
 void add_run(CLI::App& app, int& exit_status);
 void add_synth(CLI::App& app, int& exit_status);
 void add_tokenize(CLI::App& app, int& exit_status);
+void add_train(CLI::App& app, int& exit_status);
 void add_verify(CLI::App& app, int& exit_status);
 
 }  // namespace hadal::cli

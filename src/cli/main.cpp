@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
   add_run(app, exit_status);
   add_synth(app, exit_status);
   add_tokenize(app, exit_status);
+  add_train(app, exit_status);
   add_verify(app, exit_status);
   try {
     app.parse(argc, argv);

@@ -52,7 +52,7 @@ TEST(Program, UsageErrorsAreStatus2AndFailuresStatus1) {
   for (const char* arguments :
        {"run -m /nonexistent -p hi", "inspect /nonexistent", "bench -m /nonexistent",
         "synth --config nonexistent -o x", "quantize /nonexistent -o x",
-        "tokenize --tokenizer /nonexistent", "verify -m /nonexistent --golden /nonexistent"}) {
+        "tokenize --tokenizer /nonexistent", "verify -m /nonexistent --golden /nonexistent", "train /nonexistent -o /nonexistent"}) {
     const Outcome outcome = hadal(arguments);
     EXPECT_EQ(outcome.status, 1) << arguments;
     EXPECT_TRUE(outcome.err.starts_with("hadal: ")) << outcome.err;
@@ -202,6 +202,8 @@ TEST(Program, TokenizeLearnsAVocabulary) {
   EXPECT_EQ(hadal("tokenize --train -o " + file + "6").status, 2);
   EXPECT_EQ(hadal("tokenize --vocab 290 --tokenizer " + file).status, 2);
   EXPECT_EQ(hadal("tokenize --train --vocab 100 -o " + file + "6").status, 2);
+}
+
 TEST(Program, DataListsShowsWritesChecks) {
   const auto lines = [](const std::string& text) {
     std::vector<std::string> out;
