@@ -29,17 +29,15 @@ Result<Corpus> Corpus::load(const std::string& path) {
     const json::Value* text = parsed.ok() ? parsed.value().find("text") : nullptr;
     if (!source || !source->is_string() || !text || !text->is_string())
       return Error{Code::kCorrupt,
-                   fmt::format("{}: line {}: expected {{\"source\": \"...\", \"text\": \"...\"}}",
-                               path, number)};
+                   fmt::format("{}: line {}: expected {{\"source\": \"...\", \"text\": \"...\"}}", path, number)};
     const std::string& name = source->as_string();
     if (text->as_string().empty()) continue;
-    auto it = std::find_if(corpus.sources_.begin(), corpus.sources_.end(),
-                           [&](const Source& s) { return s.name == name; });
+    auto it =
+        std::find_if(corpus.sources_.begin(), corpus.sources_.end(), [&](const Source& s) { return s.name == name; });
     if (it == corpus.sources_.end()) {
-      const auto* share = std::find_if(std::begin(kShares), std::end(kShares),
-                                       [&](const auto& s) { return s.first == name; });
-      it = corpus.sources_.insert(
-          it, Source{name, share == std::end(kShares) ? kOtherShare : share->second, {}});
+      const auto* share =
+          std::find_if(std::begin(kShares), std::end(kShares), [&](const auto& s) { return s.first == name; });
+      it = corpus.sources_.insert(it, Source{name, share == std::end(kShares) ? kOtherShare : share->second, {}});
     }
     corpus.bytes_ += text->as_string().size();
     it->passages[hash(text->as_string()) % 100 == 0].push_back(text->as_string());
@@ -73,8 +71,7 @@ std::string_view Corpus::sample(Rng& rng, Split split, size_t bytes) const {
       line != std::string_view::npos && line + 1 < text.size())
     text.remove_prefix(line + 1);
   text = text.substr(0, bytes);
-  if (const size_t blank = text.rfind(' '); blank != std::string_view::npos && blank > 0)
-    text = text.substr(0, blank);
+  if (const size_t blank = text.rfind(' '); blank != std::string_view::npos && blank > 0) text = text.substr(0, blank);
   while (!text.empty() && (static_cast<unsigned char>(text.back()) & 0x80))
     text.remove_suffix(1);  // no half character at the end
   return text;

@@ -41,8 +41,7 @@ Rendering render_plain(const Task& task, Mode mode) {
 
 std::vector<AssistantSpan> assistant_spans(std::string_view text) {
   std::vector<AssistantSpan> spans;
-  const std::string_view assistant = text::kAssistant, open = text::kThinkOpen,
-                         close = text::kThinkClose;
+  const std::string_view assistant = text::kAssistant, open = text::kThinkOpen, close = text::kThinkClose;
   for (size_t at = 0; (at = text.find(assistant, at)) != std::string_view::npos;) {
     at += assistant.size();
     AssistantSpan span{.thinking = text.substr(at).starts_with(open)};
@@ -73,8 +72,7 @@ Rendering render(const Task& task, Mode mode, Form form) {
   if (form == Form::kText && !task.environment) return render_plain(task, mode);
   const Played played = play_solution(task, mode);
   const auto encoded = text::encode_prompt(played.messages, encode_options(mode));
-  HADAL_CHECK(
-      std::holds_alternative<text::EncodedPrompt>(encoded));  // our own messages are well formed
+  HADAL_CHECK(std::holds_alternative<text::EncodedPrompt>(encoded));  // our own messages are well formed
   Rendering r;
   r.add(std::get<text::EncodedPrompt>(encoded).text, form == Form::kSft ? 0.0f : 1.0f);
   if (form != Form::kSft) {
@@ -122,8 +120,7 @@ Rendering render_pairs(Rng& rng, int tokens) {
     used.push_back(key);
     slots[static_cast<size_t>(i)] = fmt::format("{} {}", key, rng.pick(words::kColours));
     const int power = rng.range(0, largest),
-              distance =
-                  std::max(1, (1 << power) + static_cast<int>(rng.below(size_t{1} << power)));
+              distance = std::max(1, (1 << power) + static_cast<int>(rng.below(size_t{1} << power)));
     for (int j = i + distance; j < n_slots; ++j) {
       if (!slots[static_cast<size_t>(j)].empty()) continue;
       slots[static_cast<size_t>(j)] = slots[static_cast<size_t>(i)];

@@ -26,8 +26,8 @@ void running_sum(Draft& d) {
     canonical += fmt::format(" {}{}", changes.back()[0], changes.back()[1]);
   }
   if (!d.admits(canonical)) return;
-  d.ask(d.phrase({"What is {a} + {b}?", "Add {a} and {b}.", "{a} + {b}?",
-                  "How much is {a} plus {b}?", "Please add {a} and {b}.", "Sum up {a} and {b}."},
+  d.ask(d.phrase({"What is {a} + {b}?", "Add {a} and {b}.", "{a} + {b}?", "How much is {a} plus {b}?",
+                  "Please add {a} and {b}.", "Sum up {a} and {b}."},
                  {{"a", text(x)}, {"b", text(first)}}));
   d.say(text(x + first), fmt::format("{} + {} = {}.", x, first, x + first));
   x += first;
@@ -35,22 +35,18 @@ void running_sum(Draft& d) {
     const int n = kind == 2 ? 2 : kind == 1 && by > x ? 1 : by;
     const Slots slots = {{"n", text(n)}};
     if (kind == 0)
-      d.ask(d.phrase({"Now add {n}.", "Add {n} to that.", "And {n} more?", "Plus {n}?",
-                      "Then add {n}.", "With {n} more?"},
-                     slots));
+      d.ask(d.phrase(
+          {"Now add {n}.", "Add {n} to that.", "And {n} more?", "Plus {n}?", "Then add {n}.", "With {n} more?"},
+          slots));
     else if (kind == 1)
-      d.ask(d.phrase({"Now take away {n}.", "Take {n} from that.", "And {n} less?", "Minus {n}?",
-                      "Then take away {n}.", "With {n} less?"},
+      d.ask(d.phrase({"Now take away {n}.", "Take {n} from that.", "And {n} less?", "Minus {n}?", "Then take away {n}.",
+                      "With {n} less?"},
                      slots));
     else
-      d.ask(d.phrase({"Now double it.", "Twice that?", "Times two?", "Take it two times.",
-                      "Then double that.", "And the double?"}));
+      d.ask(d.phrase({"Now double it.", "Twice that?", "Times two?", "Take it two times.", "Then double that.",
+                      "And the double?"}));
     const int now = kind == 0 ? x + n : kind == 1 ? x - n : x * 2;
-    d.say(text(now), fmt::format("It was {}. {} {} {} = {}.", x, x,
-                                 kind == 0   ? "+"
-                                 : kind == 1 ? "-"
-                                             : "x",
-                                 n, now));
+    d.say(text(now), fmt::format("It was {}. {} {} {} = {}.", x, x, kind == 0 ? "+" : kind == 1 ? "-" : "x", n, now));
     x = now;
   }
 }
@@ -60,22 +56,22 @@ void about_list(Draft& d) {
   for (const size_t i : d.rng.sample(words::kObjects.size(), static_cast<size_t>(4 + d.difficulty)))
     items.emplace_back(words::kObjects[i]);
   if (!d.admits(join(items))) return;
-  d.ask(d.phrase({"Here is a list: {x}. How many are there?", "My list: {x}. Count it.",
-                  "I have {x}. How many things is that?", "Take this list: {x}. How long is it?",
-                  "List: {x}. The number of items?"},
-                 {{"x", join(items)}}));
+  d.ask(d.phrase(
+      {"Here is a list: {x}. How many are there?", "My list: {x}. Count it.", "I have {x}. How many things is that?",
+       "Take this list: {x}. How long is it?", "List: {x}. The number of items?"},
+      {{"x", join(items)}}));
   d.say(text(static_cast<int>(items.size())), fmt::format("The list: {}.", join(items)));
   for (int i = 0; i < 1 + d.difficulty; ++i) {
     const std::string list = join(items);
     switch (d.rng.below(4)) {
       case 0:
-        d.ask(d.phrase({"Which is the last?", "And the last one?", "Name the last.",
-                        "What is at the end?", "The last one is?"}));
+        d.ask(d.phrase(
+            {"Which is the last?", "And the last one?", "Name the last.", "What is at the end?", "The last one is?"}));
         d.say(items.back(), fmt::format("The list is {}.", list));
         break;
       case 1:
-        d.ask(d.phrase({"Which is the first?", "And the first one?", "Name the first.",
-                        "What is at the start?", "The first one is?"}));
+        d.ask(d.phrase({"Which is the first?", "And the first one?", "Name the first.", "What is at the start?",
+                        "The first one is?"}));
         d.say(items.front(), fmt::format("The list is {}.", list));
         break;
       case 2: {
@@ -88,10 +84,9 @@ void about_list(Draft& d) {
       }
       default: {
         const size_t at = 1 + d.rng.below(items.size() - 1);
-        d.ask(d.phrase(
-            {"What comes before {w}?", "Which is right before {w}?", "Name the one before {w}.",
-             "Before {w} comes what?", "What stands ahead of {w}?"},
-            {{"w", items[at]}}));
+        d.ask(d.phrase({"What comes before {w}?", "Which is right before {w}?", "Name the one before {w}.",
+                        "Before {w} comes what?", "What stands ahead of {w}?"},
+                       {{"w", items[at]}}));
         d.say(items[at - 1], fmt::format("The list is {}.", list));
       }
     }
@@ -110,20 +105,19 @@ void remember(Draft& d) {
   static const Fact kFacts[] = {
       {"My name is {v}.",
        "Nice to meet you, {v}!",
-       {"What is my name?", "Do you remember my name?", "Who am I?", "How am I called?",
-        "Say my name."},
+       {"What is my name?", "Do you remember my name?", "Who am I?", "How am I called?", "Say my name."},
        {"Your name is {v}.", "You are {v}."},
        words::kNames},
       {"I live in {v}.",
        "{v} is a nice place.",
-       {"Where do I live?", "Which city do I live in?", "What is my city?",
-        "Do you remember where I live?", "In which city is my home?"},
+       {"Where do I live?", "Which city do I live in?", "What is my city?", "Do you remember where I live?",
+        "In which city is my home?"},
        {"You live in {v}.", "Your city is {v}."},
        words::kCities},
       {"I have a {v}.",
        "A {v}! That is nice.",
-       {"Which animal do I have?", "What is my pet?", "Do you remember my pet?",
-        "What pet do I have?", "Which pet lives with me?"},
+       {"Which animal do I have?", "What is my pet?", "Do you remember my pet?", "What pet do I have?",
+        "Which pet lives with me?"},
        {"You have a {v}.", "Your pet is a {v}."},
        words::kAnimals},
       {"My favourite colour is {v}.",
@@ -134,14 +128,14 @@ void remember(Draft& d) {
        words::kColours},
       {"I work as a {v}.",
        "That is a good job.",
-       {"What is my job?", "What do I work as?", "Do you remember my job?",
-        "What do I do for work?", "Which job do I have?"},
+       {"What is my job?", "What do I work as?", "Do you remember my job?", "What do I do for work?",
+        "Which job do I have?"},
        {"You work as a {v}.", "Your job: {v}."},
        words::kJobs},
       {"Today I ate {v}.",
        "I hope it was good.",
-       {"What did I eat?", "What did I eat today?", "Do you remember what I ate?",
-        "Which food did I eat?", "What was my food today?"},
+       {"What did I eat?", "What did I eat today?", "Do you remember what I ate?", "Which food did I eat?",
+        "What was my food today?"},
        {"You ate {v}.", "You had {v} today."},
        words::kFoods}};
   const size_t n = static_cast<size_t>(1 + d.difficulty);
@@ -158,21 +152,20 @@ void remember(Draft& d) {
   for (size_t i = 0; i < n; ++i) {
     const Fact& fact = kFacts[which[i]];
     const Slots slots = {{"v", values[i]}};
-    d.ask(d.phrase({"{t}", "Hello. {t}", "By the way: {t}", "You should know: {t}",
-                    "Please note: {t}", "I tell you this: {t}"},
-                   {{"t", fill(fact.told, slots)}}));
-    d.say("I see. " + fill(fact.short_reply, slots),
-          "The user tells me something. I will remember it.", "", contains({"i see"}));
+    d.ask(d.phrase(
+        {"{t}", "Hello. {t}", "By the way: {t}", "You should know: {t}", "Please note: {t}", "I tell you this: {t}"},
+        {{"t", fill(fact.told, slots)}}));
+    d.say("I see. " + fill(fact.short_reply, slots), "The user tells me something. I will remember it.", "",
+          contains({"i see"}));
   }
   if (small == 1) {
     const int a = d.rng.range(1, 9), b = d.rng.range(1, 9);
-    d.ask(d.phrase({"What is {a} + {b}?", "{a} + {b}?", "Add {a} and {b}.",
-                    "How much is {a} plus {b}?", "And {a} plus {b}?"},
-                   {{"a", text(a)}, {"b", text(b)}}));
+    d.ask(d.phrase(
+        {"What is {a} + {b}?", "{a} + {b}?", "Add {a} and {b}.", "How much is {a} plus {b}?", "And {a} plus {b}?"},
+        {{"a", text(a)}, {"b", text(b)}}));
     d.say(text(a + b), fmt::format("{} + {} = {}.", a, b, a + b));
   } else if (small == 2) {
-    d.ask(d.phrase({"Are you still there?", "Do you listen?", "Did you get that?", "Is that clear?",
-                    "Understood?"}));
+    d.ask(d.phrase({"Are you still there?", "Do you listen?", "Did you get that?", "Is that clear?", "Understood?"}));
     d.say("Yes, I am here.", "The user wants to know if I listen.", "", contains({"yes"}));
   }
   const Fact& fact = kFacts[which[asked]];
@@ -180,21 +173,19 @@ void remember(Draft& d) {
       d.split == Split::kTrain ? fact.asks[d.rng.below(fact.asks.size() - 1)] : fact.asks.back();
   d.ask(std::string(question));
   d.say(fill(d.rng.pick(fact.answers), {{"v", values[asked]}}),
-        fmt::format("The user said: {}", fill(fact.told, {{"v", values[asked]}})), "",
-        contains({values[asked]}));
+        fmt::format("The user said: {}", fill(fact.told, {{"v", values[asked]}})), "", contains({values[asked]}));
 }
 
 void correction(Draft& d) {
   const int a = d.rng.range(2, 30), b = d.rng.range(2, 30), wrong = d.rng.range(2, 30);
   if (wrong == b || !d.admits(fmt::format("{} {} {}", a, b, wrong))) return;
-  d.ask(d.phrase({"What is {a} + {w}?", "Add {a} and {w}.", "{a} + {w}?",
-                  "How much is {a} plus {w}?", "Please add {a} and {w}."},
-                 {{"a", text(a)}, {"w", text(wrong)}}));
-  d.say(text(a + wrong), fmt::format("{} + {} = {}.", a, wrong, a + wrong));
   d.ask(d.phrase(
-      {"Sorry, I meant {b}, not {w}.", "No, not {w} but {b}.", "I was wrong: {b} instead of {w}.",
-       "Please take {b} and not {w}.", "Make that {b}, not {w}."},
-      {{"b", text(b)}, {"w", text(wrong)}}));
+      {"What is {a} + {w}?", "Add {a} and {w}.", "{a} + {w}?", "How much is {a} plus {w}?", "Please add {a} and {w}."},
+      {{"a", text(a)}, {"w", text(wrong)}}));
+  d.say(text(a + wrong), fmt::format("{} + {} = {}.", a, wrong, a + wrong));
+  d.ask(d.phrase({"Sorry, I meant {b}, not {w}.", "No, not {w} but {b}.", "I was wrong: {b} instead of {w}.",
+                  "Please take {b} and not {w}.", "Make that {b}, not {w}."},
+                 {{"b", text(b)}, {"w", text(wrong)}}));
   d.say(text(a + b), fmt::format("So it is {} + {} = {}.", a, b, a + b));
 }
 
@@ -212,13 +203,10 @@ void and_what_about(Draft& d) {
   std::vector<size_t> order = d.rng.sample(names.size(), static_cast<size_t>(2 + d.difficulty));
   for (size_t i = 0; i < order.size(); ++i) {
     const Slots slots = {{"n", names[order[i]]}, {"t", told}};
-    d.ask(i == 0 ? d.phrase({"{t} How old is {n}?", "{t} What is the age of {n}?",
-                             "Note the ages: {t} How old is {n}?", "{t} Tell me the age of {n}.",
-                             "{t} Give the age of {n}."},
+    d.ask(i == 0 ? d.phrase({"{t} How old is {n}?", "{t} What is the age of {n}?", "Note the ages: {t} How old is {n}?",
+                             "{t} Tell me the age of {n}.", "{t} Give the age of {n}."},
                             slots)
-                 : d.phrase({"And {n}?", "What about {n}?", "And how about {n}?", "Now {n}?",
-                             "And for {n}?"},
-                            slots));
+                 : d.phrase({"And {n}?", "What about {n}?", "And how about {n}?", "Now {n}?", "And for {n}?"}, slots));
     d.say(text(ages[order[i]]), fmt::format("{} is {}.", names[order[i]], ages[order[i]]));
   }
 }
@@ -230,8 +218,7 @@ bool append(Draft& d, const std::string& id, int difficulty) {
   family->build(part);
   if (!part.complete()) return false;
   d.task.turns.insert(d.task.turns.end(), part.task.turns.begin(), part.task.turns.end());
-  d.task.solution.insert(d.task.solution.end(), part.task.solution.begin(),
-                         part.task.solution.end());
+  d.task.solution.insert(d.task.solution.end(), part.task.solution.begin(), part.task.solution.end());
   d.task.instance += (d.task.instance.empty() ? "" : " & ") + part.task.instance;
   return true;
 }
@@ -263,17 +250,16 @@ void small_talk(Draft& d) {
 
 // Tools are there, but nothing asks for them.
 void no_tool_needed(Draft& d) {
-  static constexpr const char* kTasks[] = {
-      "talk-greet", "talk-thanks", "talk-who", "talk-can",       "add",         "opposite",
-      "explain",    "simple-fact", "reverse",  "cannot-weather", "cannot-image"};
+  static constexpr const char* kTasks[] = {"talk-greet", "talk-thanks",    "talk-who",    "talk-can",
+                                           "add",        "opposite",       "explain",     "simple-fact",
+                                           "reverse",    "cannot-weather", "cannot-image"};
   const World& world = d.rng.pick(worlds());
   const Interface interface = d.rng.chance(50) ? Interface::kDirect : Interface::kPaged;
   const bool reads = interface == Interface::kDirect;
   d.task.instance.clear();
   if (!append(d, d.rng.pick(kTasks), 0)) return;
-  d.task.tools = tool_schemas(
-      world, interface,
-      {.get = reads, .list = !reads || d.rng.chance(50), .set = world.set && d.rng.chance(50)});
+  d.task.tools = tool_schemas(world, interface,
+                              {.get = reads, .list = !reads || d.rng.chance(50), .set = world.set && d.rng.chance(50)});
   d.admit_parts();
 }
 
@@ -281,30 +267,17 @@ void no_tool_needed(Draft& d) {
 
 void add_chat_families(std::vector<Family>& list) {
   const auto put = [&](const char* id, int trained, int chance, void (*build)(Draft&)) {
-    list.push_back({.id = id,
-                    .kind = "chat",
-                    .trained = trained,
-                    .hardest = trained + 1,
-                    .chance = chance,
-                    .build = build});
+    list.push_back(
+        {.id = id, .kind = "chat", .trained = trained, .hardest = trained + 1, .chance = chance, .build = build});
   };
   put("running-sum", 2, 5, running_sum);
   put("about-list", 2, 5, about_list);
   put("remember", 2, 5, remember);
-  list.push_back({.id = "correction",
-                  .kind = "chat",
-                  .trained = 0,
-                  .hardest = 0,
-                  .chance = 5,
-                  .build = correction});
+  list.push_back({.id = "correction", .kind = "chat", .trained = 0, .hardest = 0, .chance = 5, .build = correction});
   put("what-about", 2, 5, and_what_about);
   put("small-talk", 2, 5, small_talk);
-  list.push_back({.id = "no-tool-needed",
-                  .kind = "chat",
-                  .trained = 0,
-                  .hardest = 0,
-                  .chance = 5,
-                  .build = no_tool_needed});
+  list.push_back(
+      {.id = "no-tool-needed", .kind = "chat", .trained = 0, .hardest = 0, .chance = 5, .build = no_tool_needed});
 }
 
 }  // namespace hadal::data

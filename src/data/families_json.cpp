@@ -25,10 +25,8 @@ struct Field {
 // Facts about one person or thing: `n` fields in random order, the name first.
 std::vector<Field> draw_fields(Draft& d, int n) {
   std::vector<Field> pool;
-  const auto add = [&](const char* name, Value value, const char* type,
-                       const std::string& pattern) {
-    std::string said =
-        fill(pattern, {{"v", value.is_string() ? value.as_string() : json::dump(value)}});
+  const auto add = [&](const char* name, Value value, const char* type, const std::string& pattern) {
+    std::string said = fill(pattern, {{"v", value.is_string() ? value.as_string() : json::dump(value)}});
     pool.push_back({name, std::move(value), type, std::move(said)});
   };
   add("age", d.rng.range(5, 89), "integer", "is {v} years old");
@@ -49,8 +47,7 @@ std::string tell(const std::vector<Field>& fields) {
   std::vector<std::string> said;
   for (size_t i = 1; i < fields.size(); ++i) said.push_back(fields[i].said);
   std::string out = fields[0].said + " ";
-  for (size_t i = 0; i < said.size(); ++i)
-    out += (i == 0 ? "" : i + 1 == said.size() ? " and " : ", ") + said[i];
+  for (size_t i = 0; i < said.size(); ++i) out += (i == 0 ? "" : i + 1 == said.size() ? " and " : ", ") + said[i];
   return out + ".";
 }
 
@@ -61,8 +58,7 @@ Value schema(const std::vector<Field>& fields) {
     properties.emplace_back(field.name, json::Object{{"type", field.type}});
     required.emplace_back(field.name);
   }
-  return json::Object{
-      {"type", "object"}, {"properties", std::move(properties)}, {"required", std::move(required)}};
+  return json::Object{{"type", "object"}, {"properties", std::move(properties)}, {"required", std::move(required)}};
 }
 
 std::string names(const std::vector<Field>& fields) {
@@ -73,14 +69,12 @@ std::string names(const std::vector<Field>& fields) {
 
 std::string found(const std::vector<Field>& fields) {
   std::vector<std::string> out;
-  for (const Field& field : fields)
-    out.push_back(fmt::format("{} {}", field.name, field.value.as_string()));
+  for (const Field& field : fields) out.push_back(fmt::format("{} {}", field.name, field.value.as_string()));
   return fmt::format("I find: {}.", join(out));
 }
 
 void say_json(Draft& d, const Value& value, const std::string& reasoning) {
-  d.say(json::dump(value), reasoning, "",
-        {.kind = Expectation::Kind::kJson, .values = {}, .json = value});
+  d.say(json::dump(value), reasoning, "", {.kind = Expectation::Kind::kJson, .values = {}, .json = value});
 }
 
 Value object_of(const std::vector<Field>& fields) {
@@ -94,10 +88,10 @@ void text_to_json(Draft& d) {
   const std::string told = tell(fields);
   d.rng.shuffle(fields);
   if (!d.admits(told + names(fields))) return;
-  d.ask(d.phrase({"Write as JSON with the keys {k}: {t}", "Make JSON ({k}) from this: {t}",
-                  "{t} Give a JSON object with {k}.", "Turn into JSON with {k}: {t}",
-                  "Extract {k} as JSON: {t}", "{t} As JSON, keys {k}."},
-                 {{"k", names(fields)}, {"t", told}}));
+  d.ask(d.phrase(
+      {"Write as JSON with the keys {k}: {t}", "Make JSON ({k}) from this: {t}", "{t} Give a JSON object with {k}.",
+       "Turn into JSON with {k}: {t}", "Extract {k} as JSON: {t}", "{t} As JSON, keys {k}."},
+      {{"k", names(fields)}, {"t", told}}));
   say_json(d, object_of(fields), found(fields));
 }
 
@@ -123,13 +117,12 @@ void json_list(Draft& d) {
     told += fmt::format("{}{} {}", i ? ", " : "", n, plural(thing));
   }
   if (!d.admits(told)) return;
-  d.ask(d.phrase(
-      {"I see {t}. Write a JSON list of objects with item and count, item in the singular.",
-       "Make a JSON list (item, count; item in the singular): {t}",
-       "As JSON, one object with item (singular) and count each: {t}",
-       "There are {t}. Give a JSON list with item (singular) and count.",
-       "List as JSON with item (singular) and count: {t}"},
-      {{"t", told}}));
+  d.ask(d.phrase({"I see {t}. Write a JSON list of objects with item and count, item in the singular.",
+                  "Make a JSON list (item, count; item in the singular): {t}",
+                  "As JSON, one object with item (singular) and count each: {t}",
+                  "There are {t}. Give a JSON list with item (singular) and count.",
+                  "List as JSON with item (singular) and count: {t}"},
+                 {{"t", told}}));
   say_json(d, rows, fmt::format("There are {} kinds: {}.", rows.size(), told));
 }
 
@@ -138,12 +131,10 @@ void json_read(Draft& d) {
   const Field& asked = d.rng.pick(fields);
   const std::string object = json::dump(object_of(fields));
   if (!d.admits(object + asked.name)) return;
-  d.ask(
-      d.phrase({"What is the {f} here: {j}", "Give the value of {f}: {j}", "Read the {f} from {j}",
-                "{j} What is the {f}?", "Find {f} in {j}", "Which {f} does it say: {j}"},
-               {{"f", asked.name}, {"j", object}}));
-  d.say(asked.value.as_string(),
-        fmt::format("The key {} has the value {}.", asked.name, asked.value.as_string()));
+  d.ask(d.phrase({"What is the {f} here: {j}", "Give the value of {f}: {j}", "Read the {f} from {j}",
+                  "{j} What is the {f}?", "Find {f} in {j}", "Which {f} does it say: {j}"},
+                 {{"f", asked.name}, {"j", object}}));
+  d.say(asked.value.as_string(), fmt::format("The key {} has the value {}.", asked.name, asked.value.as_string()));
 }
 
 void json_edit(Draft& d) {
@@ -153,8 +144,7 @@ void json_edit(Draft& d) {
   const size_t at = 1 + d.rng.below(fields.size() - 1);
   std::string what;
   if (kind == 0) {
-    const Value value =
-        fields[at].value.is_int() ? Value(d.rng.range(90, 199)) : Value(d.rng.pick(words::kShort));
+    const Value value = fields[at].value.is_int() ? Value(d.rng.range(90, 199)) : Value(d.rng.pick(words::kShort));
     what = fmt::format("set {} to {}", fields[at].name, json::dump(value));
     fields[at].value = value;
   } else if (kind == 1) {
@@ -166,8 +156,8 @@ void json_edit(Draft& d) {
     fields.push_back({"active", flag, "boolean", ""});
   }
   if (!d.admits(before + what)) return;
-  d.ask(d.phrase({"In this JSON, {w}: {j}", "Please {w} in {j}", "Change the JSON, {w}: {j}",
-                  "Take {j} and {w}.", "Edit: {w}. {j}", "With {j} do this: {w}"},
+  d.ask(d.phrase({"In this JSON, {w}: {j}", "Please {w} in {j}", "Change the JSON, {w}: {j}", "Take {j} and {w}.",
+                  "Edit: {w}. {j}", "With {j} do this: {w}"},
                  {{"w", what}, {"j", before}}));
   say_json(d, object_of(fields), fmt::format("I {}. The rest stays.", what));
 }
@@ -214,8 +204,8 @@ void csv_total(Draft& d) {
   const size_t c = d.rng.below(t.columns.size());
   if (!d.admits(fmt::format("{} {}", t.written, c))) return;
   d.ask(t.written + "\n" +
-        d.phrase({"What is the sum of {c}?", "Add up the column {c}.", "The total of {c}?",
-                  "How much is {c} in all?", "Sum the {c} column.", "Total up {c}."},
+        d.phrase({"What is the sum of {c}?", "Add up the column {c}.", "The total of {c}?", "How much is {c} in all?",
+                  "Sum the {c} column.", "Total up {c}."},
                  {{"c", t.columns[c]}}));
   int total = 0;
   std::string steps;
@@ -235,25 +225,23 @@ void csv_to_json(Draft& d) {
     rows.push_back(std::move(row));
   }
   if (!d.admits(t.written)) return;
-  d.ask(d.phrase({"Turn into a JSON list:\n{t}", "As a JSON list of objects:\n{t}",
-                  "{t}\nWrite this as a JSON list.", "Make JSON, one object per row:\n{t}",
-                  "Give the rows as a JSON list:\n{t}", "Convert to a JSON list:\n{t}"},
-                 {{"t", t.written}}));
-  say_json(d, rows,
-           fmt::format("There are {} rows with the keys name, {}.", rows.size(), join(t.columns)));
+  d.ask(d.phrase(
+      {"Turn into a JSON list:\n{t}", "As a JSON list of objects:\n{t}", "{t}\nWrite this as a JSON list.",
+       "Make JSON, one object per row:\n{t}", "Give the rows as a JSON list:\n{t}", "Convert to a JSON list:\n{t}"},
+      {{"t", t.written}}));
+  say_json(d, rows, fmt::format("There are {} rows with the keys name, {}.", rows.size(), join(t.columns)));
 }
 
 void json_answer(Draft& d) {
   const int a = d.rng.range(2, 20 + 20 * d.difficulty), b = d.rng.range(1, 20 + 20 * d.difficulty);
   if (!d.admits(fmt::format("{} {}", a, b))) return;
-  d.task.response_format =
-      json::Object{{"type", "object"},
-                   {"properties", json::Object{{"sum", json::Object{{"type", "integer"}}},
-                                               {"larger", json::Object{{"type", "integer"}}},
-                                               {"equal", json::Object{{"type", "boolean"}}}}},
-                   {"required", json::Array{"sum", "larger", "equal"}}};
-  d.ask(d.phrase({"Take {a} and {b}.", "The numbers are {a} and {b}.", "Numbers: {a}, {b}",
-                  "Look at {a} and {b}.", "Here are {a} and {b}.", "Given: {a} and {b}"},
+  d.task.response_format = json::Object{{"type", "object"},
+                                        {"properties", json::Object{{"sum", json::Object{{"type", "integer"}}},
+                                                                    {"larger", json::Object{{"type", "integer"}}},
+                                                                    {"equal", json::Object{{"type", "boolean"}}}}},
+                                        {"required", json::Array{"sum", "larger", "equal"}}};
+  d.ask(d.phrase({"Take {a} and {b}.", "The numbers are {a} and {b}.", "Numbers: {a}, {b}", "Look at {a} and {b}.",
+                  "Here are {a} and {b}.", "Given: {a} and {b}"},
                  {{"a", text(a)}, {"b", text(b)}}));
   say_json(d, json::Object{{"sum", a + b}, {"larger", std::max(a, b)}, {"equal", a == b}},
            fmt::format("{} + {} = {}. The larger is {}. They are {}.", a, b, a + b, std::max(a, b),
@@ -264,12 +252,8 @@ void json_answer(Draft& d) {
 
 void add_json_families(std::vector<Family>& list) {
   const auto put = [&](const char* id, int trained, int chance, void (*build)(Draft&)) {
-    list.push_back({.id = id,
-                    .kind = "json",
-                    .trained = trained,
-                    .hardest = trained + 1,
-                    .chance = chance,
-                    .build = build});
+    list.push_back(
+        {.id = id, .kind = "json", .trained = trained, .hardest = trained + 1, .chance = chance, .build = build});
   };
   put("text-to-json", 3, 2, text_to_json);
   put("json-format", 3, 2, json_format);

@@ -25,8 +25,8 @@ void variables(Draft& d) {
   const std::string program = join(lines, "; ");
   if (!d.admits(program + "?" + name(hops - 1))) return;
   d.ask(program + ". " +
-        d.phrase({"What is {v}?", "The value of {v}?", "What does {v} hold?",
-                  "Tell me the value of {v}.", "Now {v} is what?", "Give {v}."},
+        d.phrase({"What is {v}?", "The value of {v}?", "What does {v} hold?", "Tell me the value of {v}.",
+                  "Now {v} is what?", "Give {v}."},
                  {{"v", name(hops - 1)}}));
   std::reverse(chain.begin(), chain.end());
   d.say(text(value), fmt::format("{}.", join(chain, ". ")));
@@ -46,9 +46,9 @@ void program(Draft& d) {
     x = now;
   }
   if (!d.admits(lines)) return;
-  d.ask(d.phrase({"Follow the steps: {p}. What is x at the end?", "Run this: {p}. Give x.",
-                  "{p}. What is x now?", "Start and do: {p}. The result?",
-                  "Carry out: {p}. Which number comes out?", "Do these in order: {p}. What is x?"},
+  d.ask(d.phrase({"Follow the steps: {p}. What is x at the end?", "Run this: {p}. Give x.", "{p}. What is x now?",
+                  "Start and do: {p}. The result?", "Carry out: {p}. Which number comes out?",
+                  "Do these in order: {p}. What is x?"},
                  {{"p", lines}}));
   d.say(text(x), steps);
 }
@@ -68,12 +68,12 @@ void stack(Draft& d) {
   }
   const std::string list = join(commands);
   if (!d.admits(list)) return;
-  d.ask(d.phrase({"A stack is empty. Then: {x}. What is on the stack, from bottom to top?",
-                  "Stack commands: {x}. Show the stack from the bottom.",
-                  "Do {x} on an empty stack. What is in it, bottom first?",
-                  "Start with an empty stack: {x}. List it, bottom first.",
-                  "After {x} on an empty stack, what remains, bottom first?"},
-                 {{"x", list}}));
+  d.ask(d.phrase(
+      {"A stack is empty. Then: {x}. What is on the stack, from bottom to top?",
+       "Stack commands: {x}. Show the stack from the bottom.", "Do {x} on an empty stack. What is in it, bottom first?",
+       "Start with an empty stack: {x}. List it, bottom first.",
+       "After {x} on an empty stack, what remains, bottom first?"},
+      {{"x", list}}));
   d.say(join(items, " "), fmt::format("Step by step: {}.", join(steps, ", ")));
 }
 
@@ -95,12 +95,12 @@ void automaton(Draft& d) {
     steps += fmt::format(", {} S{}", c ? "b" : "a", at);
   }
   if (!d.admits(join(rules) + input)) return;
-  d.ask(d.phrase({"Rules: {r}. Start in S0 and read: {x}. Where do you end?",
-                  "A machine starts in S0 with the rules {r}. It reads {x}. Which state is last?",
-                  "Rules: {r}. From S0, what state follows {x}?",
-                  "Start S0. Rules: {r}. Input: {x}. Give the last state.",
-                  "With the rules {r}, which state is reached from S0 by {x}?"},
-                 {{"r", join(rules)}, {"x", input}}));
+  d.ask(d.phrase(
+      {"Rules: {r}. Start in S0 and read: {x}. Where do you end?",
+       "A machine starts in S0 with the rules {r}. It reads {x}. Which state is last?",
+       "Rules: {r}. From S0, what state follows {x}?", "Start S0. Rules: {r}. Input: {x}. Give the last state.",
+       "With the rules {r}, which state is reached from S0 by {x}?"},
+      {{"r", join(rules)}, {"x", input}}));
   d.say(fmt::format("S{}", at), steps + ".");
 }
 
@@ -135,11 +135,10 @@ void list_commands(Draft& d) {
     steps.push_back(join(items, " "));
   }
   if (said.empty() || join(items, " ") == start || !d.admits(start + join(said))) return;
-  d.ask(d.phrase(
-      {"Take the list {a}. {c}. What is the list now?", "List: {a}. Do this: {c}. Show the list.",
-       "Start with {a}. {c}. What do you have?", "{a}: {c}. Give the result.",
-       "The list is {a}. {c}. Write the list.", "With {a} do: {c}. The result?"},
-      {{"a", start}, {"c", join(said, ", then ")}}));
+  d.ask(d.phrase({"Take the list {a}. {c}. What is the list now?", "List: {a}. Do this: {c}. Show the list.",
+                  "Start with {a}. {c}. What do you have?", "{a}: {c}. Give the result.",
+                  "The list is {a}. {c}. Write the list.", "With {a} do: {c}. The result?"},
+                 {{"a", start}, {"c", join(said, ", then ")}}));
   d.say(join(items, " "), fmt::format("{}. So: {}", join(steps, ". "), join(items, " ")));
 }
 
@@ -158,15 +157,14 @@ void walk(Draft& d) {
     steps.push_back(fmt::format("{} {}", x, y));
   }
   if (!d.admits(join(moves))) return;
-  d.ask(d.phrase(
-      {"I start at 0 0 and walk {m}. East adds to the first number, north to the second. Where am "
-       "I?",
-       "Start: 0 0. East adds to the first number, north to the second. Moves: {m}. The end?",
-       "A robot at 0 0 goes {m}. East adds to the first number, north to the second. Give its "
-       "place.",
-       "From 0 0 go {m}. East adds to the first number, north to the second. Which point is it?",
-       "East adds to the first number, north to the second. Walking {m} from 0 0 leads where?"},
-      {{"m", join(moves)}}));
+  d.ask(d.phrase({"I start at 0 0 and walk {m}. East adds to the first number, north to the second. Where am "
+                  "I?",
+                  "Start: 0 0. East adds to the first number, north to the second. Moves: {m}. The end?",
+                  "A robot at 0 0 goes {m}. East adds to the first number, north to the second. Give its "
+                  "place.",
+                  "From 0 0 go {m}. East adds to the first number, north to the second. Which point is it?",
+                  "East adds to the first number, north to the second. Walking {m} from 0 0 leads where?"},
+                 {{"m", join(moves)}}));
   d.say(fmt::format("{} {}", x, y), fmt::format("0 0, {}.", join(steps)));
 }
 
@@ -181,12 +179,12 @@ void pattern(Draft& d) {
   std::vector<std::string> next;
   for (int i = 0; i < ask; ++i) next.push_back(unit[static_cast<size_t>((shown + i) % period)]);
   if (!d.admits(fmt::format("{} {}", join(items), ask))) return;
-  d.ask(d.phrase({"{x}: what comes next? Give {n}.", "Go on with {n} more: {x}",
-                  "The pattern is {x}. Say the next {n}.", "Continue the pattern with {n}: {x}",
-                  "Which {n} should follow {x}?", "Next {n} of the pattern {x}?"},
-                 {{"x", join(items, " ")}, {"n", text(ask)}}));
-  d.say(join(next, " "), fmt::format("It repeats: {}. The last is {}, so next: {}.",
-                                     join(unit, " "), items.back(), join(next, " ")));
+  d.ask(
+      d.phrase({"{x}: what comes next? Give {n}.", "Go on with {n} more: {x}", "The pattern is {x}. Say the next {n}.",
+                "Continue the pattern with {n}: {x}", "Which {n} should follow {x}?", "Next {n} of the pattern {x}?"},
+               {{"x", join(items, " ")}, {"n", text(ask)}}));
+  d.say(join(next, " "),
+        fmt::format("It repeats: {}. The last is {}, so next: {}.", join(unit, " "), items.back(), join(next, " ")));
 }
 
 void cipher(Draft& d) {
@@ -209,12 +207,8 @@ void cipher(Draft& d) {
 
 void add_machine_families(std::vector<Family>& list) {
   const auto put = [&](const char* id, int trained, int chance, void (*build)(Draft&)) {
-    list.push_back({.id = id,
-                    .kind = "logic",
-                    .trained = trained,
-                    .hardest = trained + 1,
-                    .chance = chance,
-                    .build = build});
+    list.push_back(
+        {.id = id, .kind = "logic", .trained = trained, .hardest = trained + 1, .chance = chance, .build = build});
   };
   put("variables", 3, 30, variables);
   put("program", 4, 15, program);

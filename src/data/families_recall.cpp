@@ -22,8 +22,7 @@ struct Fact {
 };
 
 // Text in which the first `asked` facts lie before the distance and the others anywhere after.
-void hide(Draft& d, const std::vector<Fact>& facts, size_t asked, std::string_view intro,
-          const std::string& question) {
+void hide(Draft& d, const std::vector<Fact>& facts, size_t asked, std::string_view intro, const std::string& question) {
   const int distance = kDistances[d.difficulty];
   std::vector<std::string> values, recalled;
   for (size_t i = 0; i < asked; ++i) {
@@ -53,13 +52,12 @@ void hide(Draft& d, const std::vector<Fact>& facts, size_t asked, std::string_vi
   d.say(join(values), fmt::format("I remember: {}", join(recalled, " ")));
 }
 
-std::string questions(Draft& d, std::initializer_list<std::string_view> ways,
-                      const std::vector<Fact>& facts, size_t asked) {
+std::string questions(Draft& d, std::initializer_list<std::string_view> ways, const std::vector<Fact>& facts,
+                      size_t asked) {
   std::vector<std::string> about;
   for (size_t i = 0; i < asked; ++i) about.push_back(facts[i].about);
   std::string all = about[0];
-  for (size_t i = 1; i < about.size(); ++i)
-    all += (i + 1 == about.size() ? " and " : ", ") + about[i];
+  for (size_t i = 1; i < about.size(); ++i) all += (i + 1 == about.size() ? " and " : ", ") + about[i];
   return d.phrase(ways, {{"x", all}});
 }
 
@@ -70,9 +68,7 @@ std::string canonical(const std::vector<Fact>& facts) {
 }
 
 // How many facts, and how many of them are asked for.
-size_t total_facts(Draft& d) {
-  return static_cast<size_t>(3 + std::min(d.difficulty, 6) / 2 + d.rng.range(0, 2));
-}
+size_t total_facts(Draft& d) { return static_cast<size_t>(3 + std::min(d.difficulty, 6) / 2 + d.rng.range(0, 2)); }
 
 void needle(Draft& d) {
   const size_t n = total_facts(d), asked = 1 + d.rng.below(2);
@@ -85,8 +81,7 @@ void needle(Draft& d) {
   hide(d, facts, asked, "",
        questions(d,
                  {"What is the code of {x}?", "Give the code of {x}.", "Which code has {x}?",
-                  "Tell me the code of {x}.", "The code of {x}, please.",
-                  "I forgot the code of {x}. What was it?"},
+                  "Tell me the code of {x}.", "The code of {x}, please.", "I forgot the code of {x}. What was it?"},
                  facts, asked));
 }
 
@@ -94,17 +89,15 @@ void store(Draft& d) {
   const size_t n = total_facts(d), asked = 1 + d.rng.below(2);
   std::vector<Fact> facts;
   for (const size_t i : d.rng.sample(words::kColours.size(), std::min<size_t>(n, 9))) {
-    const std::string box = std::string("the ") + words::kColours[i] + " box",
-                      value = d.rng.pick(words::kShort);
+    const std::string box = std::string("the ") + words::kColours[i] + " box", value = d.rng.pick(words::kShort);
     facts.push_back({box, value, fmt::format("The word {} is put into {}.", value, box)});
   }
   if (!d.admits(fmt::format("{} {}", asked, canonical(facts)))) return;
   hide(d, facts, asked, "",
-       questions(
-           d,
-           {"Which word is in {x}?", "What word did I put into {x}?", "Tell me the word in {x}.",
-            "Name the word that is in {x}.", "What lies in {x}?", "The word in {x}?"},
-           facts, asked));
+       questions(d,
+                 {"Which word is in {x}?", "What word did I put into {x}?", "Tell me the word in {x}.",
+                  "Name the word that is in {x}.", "What lies in {x}?", "The word in {x}?"},
+                 facts, asked));
 }
 
 void ledger(Draft& d) {
@@ -119,19 +112,17 @@ void ledger(Draft& d) {
     const std::string name = words::kNames[pair / words::kFoods.size()],
                       food = words::kFoods[pair % words::kFoods.size()];
     const std::string paid = text(d.rng.range(2, 99));
-    facts.push_back({fmt::format("{} for {}", name, food), paid,
-                     fmt::format("{} paid {} for {}.", name, paid, food)});
+    facts.push_back({fmt::format("{} for {}", name, food), paid, fmt::format("{} paid {} for {}.", name, paid, food)});
   }
-  if (!d.admits(fmt::format(
-          "{} {}", asked,
-          canonical({facts.begin(),
-                     facts.begin() + static_cast<std::ptrdiff_t>(std::min<size_t>(n, 6))}))))
+  if (!d.admits(
+          fmt::format("{} {}", asked,
+                      canonical({facts.begin(), facts.begin() + static_cast<std::ptrdiff_t>(std::min<size_t>(n, 6))}))))
     return;
-  const std::string question = questions(
-      d,
-      {"How much did {x} pay?", "What was paid by {x}?", "Give the sum paid by {x}.",
-       "How much was it: {x}?", "Look up what was paid by {x}.", "In the list, what did {x} cost?"},
-      facts, asked);
+  const std::string question =
+      questions(d,
+                {"How much did {x} pay?", "What was paid by {x}?", "Give the sum paid by {x}.", "How much was it: {x}?",
+                 "Look up what was paid by {x}.", "In the list, what did {x} cost?"},
+                facts, asked);
   std::vector<std::string> lines, values, recalled;
   for (size_t i = 0; i < n; ++i) {
     lines.push_back(facts[i].said);
@@ -151,26 +142,23 @@ void key_value(Draft& d) {
   const size_t asked = 1 + d.rng.below(2);
   // Two-word keys, so that there are enough of them.
   const size_t n_keys = words::kAdjectives.size() * words::kShort.size();
-  const size_t n = std::min(asked + static_cast<size_t>(distance / kLine), n_keys),
-               start = d.rng.below(n_keys);
+  const size_t n = std::min(asked + static_cast<size_t>(distance / kLine), n_keys), start = d.rng.below(n_keys);
   std::vector<Fact> facts;
   for (size_t i = 0; i < n; ++i) {
     const size_t key = permute((start + i) % n_keys, n_keys, 11);
-    const std::string name = fmt::format("{} {}", words::kAdjectives[key / words::kShort.size()],
-                                         words::kShort[key % words::kShort.size()]);
+    const std::string name =
+        fmt::format("{} {}", words::kAdjectives[key / words::kShort.size()], words::kShort[key % words::kShort.size()]);
     const std::string value = text(d.rng.range(10, 99));
     facts.push_back({name, value, fmt::format("{}: {}", name, value)});
   }
-  if (!d.admits(fmt::format(
-          "{} {}", asked,
-          canonical({facts.begin(),
-                     facts.begin() + static_cast<std::ptrdiff_t>(std::min<size_t>(n, 6))}))))
+  if (!d.admits(
+          fmt::format("{} {}", asked,
+                      canonical({facts.begin(), facts.begin() + static_cast<std::ptrdiff_t>(std::min<size_t>(n, 6))}))))
     return;
-  const std::string question =
-      questions(d,
-                {"What is the value of {x}?", "Give the value of {x}.", "{x}?", "Look up {x}.",
-                 "Which number belongs to {x}?", "Find the number of {x}."},
-                facts, asked);
+  const std::string question = questions(d,
+                                         {"What is the value of {x}?", "Give the value of {x}.", "{x}?", "Look up {x}.",
+                                          "Which number belongs to {x}?", "Find the number of {x}."},
+                                         facts, asked);
   std::vector<std::string> lines, values, recalled;
   for (size_t i = 0; i < n; ++i) {
     lines.push_back(facts[i].said);
@@ -186,8 +174,7 @@ void key_value(Draft& d) {
 
 void latest(Draft& d) {  // what was said last counts
   const std::string who = d.rng.pick(words::kNames);
-  const auto places =
-      d.rng.sample(words::kPlaces.size(), static_cast<size_t>(2 + d.rng.range(0, 2)));
+  const auto places = d.rng.sample(words::kPlaces.size(), static_cast<size_t>(2 + d.rng.range(0, 2)));
   std::vector<Fact> facts;
   std::string moves;
   for (const size_t i : places) {
@@ -208,11 +195,10 @@ void latest(Draft& d) {  // what was said last counts
     if (&fact != &facts.back()) stretch(d.rng.range(8, 30));
   }
   stretch(kDistances[d.difficulty]);
-  d.ask(
-      text + "\n" +
-      d.phrase({"Where is {n} now?", "In which place is {n}?", "Where did {n} go last?",
-                "Tell me where {n} is.", "Where can I find {n}?", "Do you know where {n} is now?"},
-               {{"n", who}}));
+  d.ask(text + "\n" +
+        d.phrase({"Where is {n} now?", "In which place is {n}?", "Where did {n} go last?", "Tell me where {n} is.",
+                  "Where can I find {n}?", "Do you know where {n} is now?"},
+                 {{"n", who}}));
   d.say(answer, fmt::format("{} moved:{} The last place counts.", who, moves));
 }
 
@@ -220,8 +206,7 @@ void latest(Draft& d) {  // what was said last counts
 
 void add_recall_families(std::vector<Family>& list) {
   const auto put = [&](const char* id, void (*build)(Draft&)) {
-    list.push_back(
-        {.id = id, .kind = "recall", .trained = 6, .hardest = 7, .chance = 35, .build = build});
+    list.push_back({.id = id, .kind = "recall", .trained = 6, .hardest = 7, .chance = 35, .build = build});
   };
   put("recall-needle", needle);
   put("recall-store", store);

@@ -13,22 +13,17 @@ void tell(Draft& d) {
   if (story.text.find(story.thing) == std::string::npos) return;  // not every plot needs it
   if (!d.admits(fmt::format("{} {} {}", story.hero, story.thing, story.plot))) return;
   const bool with_plot = d.rng.chance(50);
-  d.ask(d.phrase(
-      {"Tell me a short story about {n} and a {t}{p}.",
-       "Write a little story with {n} and a {t}{p}.",
-       "I want a story about {n}. There must be a {t}{p}.", "A story, please: {n} and a {t}{p}.",
-       "Make up a story about {n} with a {t}{p}.", "Can you tell a story about {n} and a {t}{p}?",
-       "Give me a tale of {n} and a {t}{p}."},
-      {{"n", story.hero}, {"t", story.thing}, {"p", with_plot ? ", about " + story.plot : ""}}));
+  d.ask(d.phrase({"Tell me a short story about {n} and a {t}{p}.", "Write a little story with {n} and a {t}{p}.",
+                  "I want a story about {n}. There must be a {t}{p}.", "A story, please: {n} and a {t}{p}.",
+                  "Make up a story about {n} with a {t}{p}.", "Can you tell a story about {n} and a {t}{p}?",
+                  "Give me a tale of {n} and a {t}{p}."},
+                 {{"n", story.hero}, {"t", story.thing}, {"p", with_plot ? ", about " + story.plot : ""}}));
   d.say(story.text,
         fmt::format("The story is about {}. {} is the hero, and there is a {}. It needs a "
                     "beginning, a middle and an end.",
                     story.plot, story.hero, story.thing),
         fmt::format("I must name {} and the {}.", story.hero, story.thing),
-        {.kind = Expectation::Kind::kStory,
-         .values = {story.hero, story.thing},
-         .json = {},
-         .min_words = 25});
+        {.kind = Expectation::Kind::kStory, .values = {story.hero, story.thing}, .json = {}, .min_words = 25});
 }
 
 void read(Draft& d) {
@@ -57,8 +52,8 @@ void read_all(Draft& d) {  // several questions, one after the other
   if (!d.admits(story.text)) return;
   std::vector<Question> questions = story.questions;
   d.rng.shuffle(questions);
-  d.ask(d.phrase({"Read this: {s}\n{q}", "{s}\nFirst question: {q}",
-                  "I will ask you about a story. {s}\n{q}", "{s} {q}", "A story: {s}\n{q}"},
+  d.ask(d.phrase({"Read this: {s}\n{q}", "{s}\nFirst question: {q}", "I will ask you about a story. {s}\n{q}",
+                  "{s} {q}", "A story: {s}\n{q}"},
                  {{"s", story.text}, {"q", questions[0].asks}}));
   d.say(questions[0].answer, "I look for it in the story.");
   for (size_t i = 1; i < static_cast<size_t>(2 + d.difficulty); ++i) {
@@ -71,41 +66,20 @@ void read_all(Draft& d) {  // several questions, one after the other
 void hero(Draft& d) {
   const Story story = make_story(d.rng);
   if (!d.admits(story.text)) return;
-  d.ask(d.phrase({"{s}\nWho is the story about?", "{s}\nName the hero of the story.",
-                  "Who is the hero here: {s}", "Read: {s}\nAbout whom is it?",
-                  "{s}\nWhich person is in the middle of it?"},
+  d.ask(d.phrase({"{s}\nWho is the story about?", "{s}\nName the hero of the story.", "Who is the hero here: {s}",
+                  "Read: {s}\nAbout whom is it?", "{s}\nWhich person is in the middle of it?"},
                  {{"s", story.text}}));
-  d.say(story.hero,
-        fmt::format("The story is about {}. {} does the most.", story.plot, story.hero));
+  d.say(story.hero, fmt::format("The story is about {}. {} does the most.", story.plot, story.hero));
 }
 
 }  // namespace
 
 void add_story_families(std::vector<Family>& list) {
-  list.push_back({.id = "story-tell",
-                  .kind = "story",
-                  .trained = 0,
-                  .hardest = 0,
-                  .chance = 2,
-                  .build = tell});
-  list.push_back({.id = "story-read",
-                  .kind = "story",
-                  .trained = 0,
-                  .hardest = 0,
-                  .chance = 10,
-                  .build = read});
-  list.push_back({.id = "story-questions",
-                  .kind = "story",
-                  .trained = 1,
-                  .hardest = 2,
-                  .chance = 5,
-                  .build = read_all});
-  list.push_back({.id = "story-hero",
-                  .kind = "story",
-                  .trained = 0,
-                  .hardest = 0,
-                  .chance = 20,
-                  .build = hero});
+  list.push_back({.id = "story-tell", .kind = "story", .trained = 0, .hardest = 0, .chance = 2, .build = tell});
+  list.push_back({.id = "story-read", .kind = "story", .trained = 0, .hardest = 0, .chance = 10, .build = read});
+  list.push_back(
+      {.id = "story-questions", .kind = "story", .trained = 1, .hardest = 2, .chance = 5, .build = read_all});
+  list.push_back({.id = "story-hero", .kind = "story", .trained = 0, .hardest = 0, .chance = 20, .build = hero});
 }
 
 }  // namespace hadal::data

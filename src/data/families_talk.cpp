@@ -185,9 +185,8 @@ const std::vector<Refusal>& refusals() {
 }
 
 Slots name_slots(Draft& d) {
-  return {{"n", d.rng.pick(words::kNames)},   {"c", d.rng.pick(words::kCities)},
-          {"a", d.rng.pick(words::kAnimals)}, {"t", d.rng.pick(words::kObjects)},
-          {"k", d.rng.pick(words::kColours)}, {"e", d.rng.pick(words::kFoods)}};
+  return {{"n", d.rng.pick(words::kNames)},   {"c", d.rng.pick(words::kCities)},  {"a", d.rng.pick(words::kAnimals)},
+          {"t", d.rng.pick(words::kObjects)}, {"k", d.rng.pick(words::kColours)}, {"e", d.rng.pick(words::kFoods)}};
 }
 
 Expectation contains(std::vector<std::string> values) {
@@ -208,14 +207,11 @@ void refuse(Draft& d, const Refusal& refusal) {
   if (!d.admits(ask)) return;
   d.ask(ask);
   static constexpr std::string_view kBefore[] = {"Sorry, ", "I am sorry, ", "I am afraid "};
-  static constexpr std::string_view kAfter[] = {".", ". Is there something else?",
-                                                ". Ask me something small instead."};
+  static constexpr std::string_view kAfter[] = {".", ". Is there something else?", ". Ask me something small instead."};
   const std::string because = refusal.because;
-  d.say(std::string(d.rng.pick(kBefore)) +
-            (because.starts_with("I ") ? because : capital(because)) +
+  d.say(std::string(d.rng.pick(kBefore)) + (because.starts_with("I ") ? because : capital(because)) +
             std::string(d.rng.pick(kAfter)),
-        "This is nothing I can do. I say so kindly.", "I must not make something up.",
-        contains(refusal.must));
+        "This is nothing I can do. I say so kindly.", "I must not make something up.", contains(refusal.must));
 }
 
 }  // namespace

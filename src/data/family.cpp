@@ -13,13 +13,11 @@ constexpr uint64_t kMaxAttempts = 50000;  // dev and test take one draw in a hun
 
 // Some conversations open with a system message that changes nothing.
 void add_system(Task& task) {
-  static constexpr const char* kSystems[] = {
-      "You are a helpful assistant.",    "You are hadal-nano.",
-      "Answer with few words.",          "Be kind and brief.",
-      "You are a small language model.", "Answer the user."};
+  static constexpr const char* kSystems[] = {"You are a helpful assistant.",    "You are hadal-nano.",
+                                             "Answer with few words.",          "Be kind and brief.",
+                                             "You are a small language model.", "Answer the user."};
   Rng rng(hash(task.instance, 5));
-  if (task.system.empty() && task.tools.is_null() && rng.chance(25))
-    task.system = rng.pick(kSystems);
+  if (task.system.empty() && task.tools.is_null() && rng.chance(25)) task.system = rng.pick(kSystems);
 }
 
 }  // namespace
@@ -36,9 +34,7 @@ void add_tool_families(std::vector<Family>& list) {
              .hardest = kToolTrained + 1,
              .chance = 2,
              .held_out = tool_task_held_out(world, goal, interface),
-             .build = [&world, goal, interface](Draft& draft) {
-               build_tool_task(draft, world, goal, interface);
-             }});
+             .build = [&world, goal, interface](Draft& draft) { build_tool_task(draft, world, goal, interface); }});
     }
 }
 
@@ -76,11 +72,10 @@ const Family* find_family(std::string_view id) {
 Result<Task> make_task(const TaskKey& key) {
   const Family* family = find_family(key.environment);
   if (!family)
-    return Error{Code::kNotFound,
-                 fmt::format("environment: no {} (hadal data list names them)", key.environment)};
+    return Error{Code::kNotFound, fmt::format("environment: no {} (hadal data list names them)", key.environment)};
   if (key.difficulty < 0 || key.difficulty > family->hardest)
-    return Error{Code::kInvalid, fmt::format("difficulty of {}: expected 0 to {}, found {}",
-                                             key.environment, family->hardest, key.difficulty)};
+    return Error{Code::kInvalid, fmt::format("difficulty of {}: expected 0 to {}, found {}", key.environment,
+                                             family->hardest, key.difficulty)};
   for (uint64_t attempt = 0; attempt < kMaxAttempts; ++attempt) {
     Draft draft(key, attempt);
     family->build(draft);
@@ -88,9 +83,8 @@ Result<Task> make_task(const TaskKey& key) {
     add_system(draft.task);
     return std::move(draft.task);
   }
-  return Error{Code::kInvalid,
-               fmt::format("{} {} seed {} difficulty {}: no instance in {} draws", key.environment,
-                           split_name(key.split), key.seed, key.difficulty, kMaxAttempts)};
+  return Error{Code::kInvalid, fmt::format("{} {} seed {} difficulty {}: no instance in {} draws", key.environment,
+                                           split_name(key.split), key.seed, key.difficulty, kMaxAttempts)};
 }
 
 }  // namespace hadal::data

@@ -13,7 +13,7 @@ namespace {
 constexpr int kBytesPerToken = 3;  // at least, in English under a small vocabulary
 constexpr int kShortestFill = 24;  // tokens worth filling with text
 constexpr int kMeasured = 100;     // documents per component
-constexpr int kDraws = 6;  // documents tried for the rest of a row before it is filled with text
+constexpr int kDraws = 6;          // documents tried for the rest of a row before it is filled with text
 constexpr std::string_view kRules = "list number logic text json word";
 constexpr std::string_view kTalks = "chat talk word list number text json logic story";
 
@@ -29,18 +29,13 @@ std::vector<std::string> Mixture::environments() const {
   return ids;
 }
 
-Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tokenizer,
-                               const Corpus* corpus) {
+Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tokenizer, const Corpus* corpus) {
   Mixture m;
   m.tokenizer_ = tokenizer;
   m.corpus_ = corpus;
   const auto tasks = [](int share, Form form, bool thinking, std::string_view kinds) {
-    return Component{.part = Part::kTasks,
-                     .share = share,
-                     .form = form,
-                     .thinking = thinking,
-                     .kinds = kinds,
-                     .families = {}};
+    return Component{
+        .part = Part::kTasks, .share = share, .form = form, .thinking = thinking, .kinds = kinds, .families = {}};
   };
   // Chat form of "chat" and "talk" where others are plain text: conversations have no other form
   // worth learning.
@@ -55,33 +50,30 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
                      tasks(5, Form::kChat, true, kTalks)};
   } else if (name == "long" || name == "agent") {
     const bool agent = name == "agent";
-    m.components_ = {
-        {.part = Part::kEnglish, .share = agent ? 20 : 25, .kinds = {}, .families = {}},
-        {.part = Part::kStory, .share = 8, .kinds = {}, .families = {}},
-        {.part = Part::kPairs, .share = agent ? 7 : 12, .kinds = {}, .families = {}},
-        tasks(agent ? 8 : 13, Form::kText, false, "recall"),
-        tasks(5, Form::kChat, true, "recall"),
-        tasks(6, Form::kText, false, kRules),
-        tasks(6, Form::kText, true, kRules),
-        tasks(5, Form::kChat, false, kTalks),
-        tasks(5, Form::kChat, true, kTalks),
-        tasks(agent ? 15 : 8, Form::kChat, true, "tool"),
-        tasks(agent ? 15 : 7, Form::kChat, false, "tool")};
+    m.components_ = {{.part = Part::kEnglish, .share = agent ? 20 : 25, .kinds = {}, .families = {}},
+                     {.part = Part::kStory, .share = 8, .kinds = {}, .families = {}},
+                     {.part = Part::kPairs, .share = agent ? 7 : 12, .kinds = {}, .families = {}},
+                     tasks(agent ? 8 : 13, Form::kText, false, "recall"),
+                     tasks(5, Form::kChat, true, "recall"),
+                     tasks(6, Form::kText, false, kRules),
+                     tasks(6, Form::kText, true, kRules),
+                     tasks(5, Form::kChat, false, kTalks),
+                     tasks(5, Form::kChat, true, kTalks),
+                     tasks(agent ? 15 : 8, Form::kChat, true, "tool"),
+                     tasks(agent ? 15 : 7, Form::kChat, false, "tool")};
   } else if (name == "sft") {
     m.components_ = {tasks(15, Form::kSft, true, kTalks),   tasks(10, Form::kSft, true, kRules),
                      tasks(10, Form::kSft, true, "recall"), tasks(20, Form::kSft, false, kTalks),
                      tasks(10, Form::kSft, false, kRules),  tasks(5, Form::kSft, false, "recall"),
                      tasks(16, Form::kSft, true, "tool"),   tasks(14, Form::kSft, false, "tool")};
   } else {
-    return Error{Code::kNotFound,
-                 fmt::format("mixture: expected one of {}, found {}", join(names()), name)};
+    return Error{Code::kNotFound, fmt::format("mixture: expected one of {}, found {}", join(names()), name)};
   }
   for (Component& component : m.components_) {
     if (component.part == Part::kEnglish && !corpus) component.part = Part::kStory;
     if (component.part != Part::kTasks) continue;
     for (const Family& family : families())
-      if (!family.held_out &&
-          fmt::format(" {} ", component.kinds).find(" " + family.kind + " ") != std::string::npos)
+      if (!family.held_out && fmt::format(" {} ", component.kinds).find(" " + family.kind + " ") != std::string::npos)
         component.families.push_back(&family);
     HADAL_CHECK(!component.families.empty());
   }
@@ -91,24 +83,48 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
     Rng rng(17);
     component.bytes = 0;
     for (int i = 0; i < kMeasured; ++i)
-      component.bytes +=
-          m.draw(component, rng, name == "base" ? 512 : 2048).text.size() / kMeasured + 1;
+      component.bytes += m.draw(component, rng, name == "base" ? 512 : 2048).text.size() / kMeasured + 1;
   }
   if (tokenizer) {
     const auto eos = tokenizer->id_of(text::kEos);
     if (!eos || !tokenizer->id_of(text::kBos))
-      return Error{Code::kUnsupported,
-                   "the tokenizer lacks the begin or end of sentence token of V4"};
+      return Error{Code::kUnsupported, "the tokenizer lacks the begin or end of sentence token of V4"};
     m.padding_ = *eos;
   }
   return m;
 }
 
+Result<std::unique_ptr<Source>> Mixture::open(const json::Value& description, const std::string& where) {
+  std::string name, tokenizer_path, corpus_path;
+  const std::pair<const char*, std::string*> keys[] = {
+      {"name", &name}, {"tokenizer", &tokenizer_path}, {"corpus", &corpus_path}};
+  for (const auto& [key, value] : description.as_object()) {
+    if (key == "kind") continue;
+    const auto found = std::find_if(std::begin(keys), std::end(keys), [&](const auto& k) { return key == k.first; });
+    if (found == std::end(keys)) return Error{Code::kInvalid, fmt::format("{}: {}: no such key", where, key)};
+    if (!value.is_string())
+      return Error{Code::kInvalid, fmt::format("{}: {}: expected a string, found {}", where, key, value.kind_name())};
+    *found->second = value.as_string();
+  }
+  if (tokenizer_path.empty())
+    return Error{Code::kInvalid,
+                 fmt::format("{}: tokenizer: expected the path of a tokenizer.json, found nothing", where)};
+  auto tokenizer = std::make_shared<const text::Tokenizer>(HADAL_TRY(text::Tokenizer::load(tokenizer_path)));
+  std::shared_ptr<const Corpus> corpus;
+  if (!corpus_path.empty()) corpus = std::make_shared<const Corpus>(HADAL_TRY(Corpus::load(corpus_path)));
+  auto mixture = Mixture::named(name, tokenizer.get(), corpus.get());
+  if (!mixture.ok()) return Error{mixture.error().code, where + ": " + mixture.error().message};
+  auto owner = std::make_unique<Mixture>(std::move(mixture).value());
+  owner->own_tokenizer_ = std::move(tokenizer);
+  owner->own_corpus_ = std::move(corpus);
+  return std::unique_ptr<Source>(std::move(owner));
+}
+
 Rendering Mixture::draw(const Component& component, Rng& rng, int length) const {
   switch (component.part) {
     case Part::kEnglish:
-      return render_text(corpus_->sample(
-          rng, Split::kTrain, static_cast<size_t>(std::min(length, 600) * kBytesPerToken)));
+      return render_text(
+          corpus_->sample(rng, Split::kTrain, static_cast<size_t>(std::min(length, 600) * kBytesPerToken)));
     case Part::kStory:
       return render_text(make_story(rng).text);
     case Part::kPairs:
@@ -118,8 +134,7 @@ Rendering Mixture::draw(const Component& component, Rng& rng, int length) const 
   }
   const Family& family = *rng.pick(component.families);
   int hardest = family.trained;
-  if (family.kind ==
-      "recall")  // the distance must fit into the row: 256 into 512, 512 into 1024, ...
+  if (family.kind == "recall")  // the distance must fit into the row: 256 into 512, 512 into 1024, ...
     hardest = length >= 4096 ? 6 : length >= 2048 ? 5 : length >= 1024 ? 4 : length >= 512 ? 3 : 1;
   const int difficulty = static_cast<int>(rng.below(static_cast<size_t>(hardest + 1)));
   // One conversation in five comes from a small pool, so that the same question is met in every mode.
@@ -136,9 +151,7 @@ Rendering Mixture::draw(const Component& component, Rng& rng, int length) const 
 
 Rendering Mixture::document(Rng& rng, int length) const {
   size_t total = 0;
-  const auto odds = [](const Component& c) {
-    return 1000000 * static_cast<size_t>(c.share) / c.bytes;
-  };
+  const auto odds = [](const Component& c) { return 1000000 * static_cast<size_t>(c.share) / c.bytes; };
   for (const Component& component : components_) total += odds(component);
   size_t at = rng.below(total);
   for (const Component& component : components_) {
@@ -172,20 +185,17 @@ Row Mixture::row(uint64_t seed, uint64_t step, uint64_t row_index, int length) c
     }
   }
   // The rest: text cut to fit, where the mixture has text.
-  if (const size_t left = size - row.ids.size();
-      left >= kShortestFill && components_[0].part != Part::kTasks) {
+  if (const size_t left = size - row.ids.size(); left >= kShortestFill && components_[0].part != Part::kTasks) {
     std::string text;
     while (text.size() < left * 5) {
       if (!text.empty()) text += "\n\n";
-      text += corpus_ ? std::string(corpus_->sample(rng, Split::kTrain, left * 5))
-                      : make_story(rng).text;
+      text += corpus_ ? std::string(corpus_->sample(rng, Split::kTrain, left * 5)) : make_story(rng).text;
     }
     const Document document = tokenize(render_text(text), *tokenizer_);
     put(document, std::min(left, document.ids.size()));
   }
   if (const size_t left = size - row.ids.size(); left > 0) {
-    const Document padding{.ids = std::vector<TokenId>(left, padding_),
-                           .weights = std::vector<float>(left, 0)};
+    const Document padding{.ids = std::vector<TokenId>(left, padding_), .weights = std::vector<float>(left, 0)};
     put(padding, left);
   }
   return row;

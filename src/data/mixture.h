@@ -21,27 +21,22 @@
 #include "data/corpus.h"
 #include "data/document.h"
 #include "data/family.h"
+#include "data/source.h"
 
 namespace hadal::data {
 
-struct Row {
-  std::vector<TokenId> ids;  // `length` of them
-  std::vector<int32_t>
-      documents;  // index in the row of the first token of the document that holds it
-  std::vector<float>
-      weights;  // weights[i] is that of predicting ids[i + 1]; 0 at a document's last token
-};
-
-class Mixture {
+class Mixture final : public Source {
  public:
   // The tokenizer and the corpus (may be null) must outlive the mixture. kNotFound: no such name.
-  static Result<Mixture> named(std::string_view name, const text::Tokenizer* tokenizer,
-                               const Corpus* corpus);
+  static Result<Mixture> named(std::string_view name, const text::Tokenizer* tokenizer, const Corpus* corpus);
   static std::vector<std::string> names();
   std::vector<std::string> environments() const;  // ids it draws from
 
-  // Needs a tokenizer.
-  Row row(uint64_t seed, uint64_t step, uint64_t row, int length) const;
+  // {"kind": "mixture", "name": "base", "tokenizer": PATH, "corpus": PATH or left out}: owns both.
+  static Result<std::unique_ptr<Source>> open(const json::Value& description, const std::string& where);
+
+  Row row(uint64_t seed, uint64_t step, uint64_t row, int length) const override;  // needs a tokenizer
+  int vocabulary() const override { return tokenizer_ ? tokenizer_->size() : 0; }
   // One document for a row of that length, as text; needs no tokenizer. Shares count bytes of text.
   Rendering document(Rng& rng, int length) const;
 
@@ -60,6 +55,8 @@ class Mixture {
 
   Rendering draw(const Component& component, Rng& rng, int length) const;
 
+  std::shared_ptr<const text::Tokenizer> own_tokenizer_;  // of open()
+  std::shared_ptr<const Corpus> own_corpus_;
   const text::Tokenizer* tokenizer_ = nullptr;
   const Corpus* corpus_ = nullptr;
   std::vector<Component> components_;

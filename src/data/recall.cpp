@@ -6,71 +6,51 @@
 #include <cmath>
 #include <numeric>
 
+#include "data/rng.h"
+
 namespace hadal::data {
-namespace {
 
-class Random {  // splitmix64
- public:
-  explicit Random(const DocumentKey& key) {
-    for (const uint64_t part : {key.seed, key.step, key.row, key.index}) state_ = next() ^ part;
-  }
-  uint64_t next() {
-    uint64_t x = state_ += 0x9E3779B97F4A7C15u;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-    return x ^ (x >> 31);
-  }
-  int below(int n) { return static_cast<int>(((next() >> 32) * static_cast<uint64_t>(n)) >> 32); }
-  double unit() { return static_cast<double>(next() >> 11) * 0x1p-53; }
-
- private:
-  uint64_t state_ = 0x853C49E6748FEA9Bu;
-};
-
-}  // namespace
-
-Document Recall::document(const DocumentKey& key, int room) const {
-  Random random(key);
+Row Recall::row(uint64_t seed, uint64_t step, uint64_t row_index, int length) const {
+  Rng random(combine(combine(seed, step), row_index));
+  const auto unit = [&] { return static_cast<double>(random.next() >> 11) * 0x1p-53; };
   const RecallOptions& o = options_;
-  Document document;
-  const auto n = static_cast<size_t>(room);
-  document.ids.resize(n);
-  for (TokenId& id : document.ids) id = o.keys + o.values + random.below(o.fillers);
-  document.weights.assign(n, o.other_weight);
-  document.weights[n - 1] = 0;
+  Row row;
+  const auto n = static_cast<size_t>(length);
+  row.ids.resize(n);
+  for (TokenId& id : row.ids) id = o.keys + o.values + random.range(0, o.fillers - 1);
+  row.documents.assign(n, 0);
+  row.weights.assign(n, o.other_weight);
+  row.weights[n - 1] = 0;
 
-  const int longest = o.max_distance > 0 ? std::min(o.max_distance, room - 4) : room - 6;
-  if (longest < o.min_distance) return document;
+  const int longest = o.max_distance > 0 ? std::min(o.max_distance, length - 4) : length - 6;
+  if (longest < o.min_distance) return row;
   std::vector<int> keys(static_cast<size_t>(o.keys));
   std::iota(keys.begin(), keys.end(), 0);
   std::vector<bool> taken(n);
   const double low = std::log(o.min_distance), high = std::log(longest + 1);
   for (int fact = 0; fact < std::min(o.facts, o.keys); ++fact) {
-    std::swap(keys[static_cast<size_t>(fact)],
-              keys[static_cast<size_t>(fact + random.below(o.keys - fact))]);
-    const int value = o.keys + random.below(o.values);
+    std::swap(keys[static_cast<size_t>(fact)], keys[static_cast<size_t>(fact + random.range(0, o.keys - fact - 1))]);
+    const int value = o.keys + random.range(0, o.values - 1);
     constexpr int kTries = 8;
     for (int attempt = 0; attempt < kTries; ++attempt) {
-      const int distance =
-          std::min(longest, static_cast<int>(std::exp(low + random.unit() * (high - low))));
-      const auto first = static_cast<size_t>(random.below(room - distance - 1));
+      const int distance = std::min(longest, static_cast<int>(std::exp(low + unit() * (high - low))));
+      const auto first = static_cast<size_t>(random.range(0, length - distance - 2));
       const size_t second = first + static_cast<size_t>(distance);
       if (taken[first] || taken[first + 1] || taken[second] || taken[second + 1]) continue;
       for (const size_t begin : {first, second}) {
-        document.ids[begin] = keys[static_cast<size_t>(fact)];
-        document.ids[begin + 1] = value;
+        row.ids[begin] = keys[static_cast<size_t>(fact)];
+        row.ids[begin + 1] = value;
         taken[begin] = taken[begin + 1] = true;
       }
-      document.weights[second] = 1;
-      document.answers.push_back({static_cast<int>(second), distance});
+      row.weights[second] = 1;
+      row.answers.push_back({static_cast<int>(second), distance});
       break;
     }
   }
-  return document;
+  return row;
 }
 
-Result<std::unique_ptr<Source>> Recall::open(const json::Value& description,
-                                             const std::string& where) {
+Result<std::unique_ptr<Source>> Recall::open(const json::Value& description, const std::string& where) {
   RecallOptions options;
   for (const auto& [name, value] : description.as_object()) {
     if (name == "kind") continue;
@@ -80,22 +60,20 @@ Result<std::unique_ptr<Source>> Recall::open(const json::Value& description,
                                                      {"facts", &options.facts},
                                                      {"min_distance", &options.min_distance},
                                                      {"max_distance", &options.max_distance}};
-    const auto found = std::find_if(std::begin(integers), std::end(integers),
-                                    [&](const auto& i) { return name == i.first; });
+    const auto found =
+        std::find_if(std::begin(integers), std::end(integers), [&](const auto& i) { return name == i.first; });
     if (found != std::end(integers)) {
       const auto number = value.is_number() ? value.to_int64() : std::nullopt;
       const int least = name == "max_distance" ? 0 : name == "min_distance" ? 2 : 1;
       if (!number || *number < least || *number > 1 << 20)
-        return Error{Code::kInvalid,
-                     fmt::format("{}: {}: expected an integer from {} to {}, found {}", where, name,
-                                 least, 1 << 20, json::dump(value))};
+        return Error{Code::kInvalid, fmt::format("{}: {}: expected an integer from {} to {}, found {}", where, name,
+                                                 least, 1 << 20, json::dump(value))};
       *found->second = static_cast<int>(*number);
     } else if (name == "other_weight") {
       const auto number = value.to_double();
       if (!number || !(*number >= 0 && *number <= 1))
-        return Error{Code::kInvalid,
-                     fmt::format("{}: other_weight: expected a number from 0 to 1, found {}", where,
-                                 json::dump(value))};
+        return Error{Code::kInvalid, fmt::format("{}: other_weight: expected a number from 0 to 1, found {}", where,
+                                                 json::dump(value))};
       options.other_weight = static_cast<float>(*number);
     } else {
       return Error{Code::kInvalid, fmt::format("{}: {}: no such key", where, name)};
@@ -105,15 +83,13 @@ Result<std::unique_ptr<Source>> Recall::open(const json::Value& description,
 }
 
 void RecallScore::add(int distance, bool is_right) {
-  const auto bucket = static_cast<size_t>(std::lower_bound(edges_.begin(), edges_.end(), distance) -
-                                          edges_.begin());
+  const auto bucket = static_cast<size_t>(std::lower_bound(edges_.begin(), edges_.end(), distance) - edges_.begin());
   ++total_[bucket];
   right_[bucket] += is_right;
 }
 
 double RecallScore::accuracy(size_t bucket) const {
-  return total_[bucket] ? static_cast<double>(right_[bucket]) / static_cast<double>(total_[bucket])
-                        : 0;
+  return total_[bucket] ? static_cast<double>(right_[bucket]) / static_cast<double>(total_[bucket]) : 0;
 }
 
 double RecallScore::accuracy_beyond(int distance) const {

@@ -21,9 +21,8 @@ struct RecallOptions {
 class Recall final : public Source {
  public:
   explicit Recall(const RecallOptions& options) : options_(options) {}
-  static Result<std::unique_ptr<Source>> open(const json::Value& description,
-                                              const std::string& where);
-  Document document(const DocumentKey& key, int room) const override;  // fills the row
+  static Result<std::unique_ptr<Source>> open(const json::Value& description, const std::string& where);
+  Row row(uint64_t seed, uint64_t step, uint64_t row, int length) const override;  // one document
   int vocabulary() const override { return options_.keys + options_.values + options_.fillers; }
   const RecallOptions& options() const { return options_; }
 

@@ -33,9 +33,7 @@ class Rng {  // splitmix64
   constexpr size_t below(size_t n) {  // n < 2^32: the bias is under 2^-32
     return static_cast<size_t>(((next() >> 32) * n) >> 32);
   }
-  constexpr int range(int low, int high) {
-    return low + static_cast<int>(below(static_cast<size_t>(high - low + 1)));
-  }
+  constexpr int range(int low, int high) { return low + static_cast<int>(below(static_cast<size_t>(high - low + 1))); }
   constexpr bool chance(int percent) { return below(100) < static_cast<size_t>(percent); }
   template <class List>
   auto& pick(List&& list) {

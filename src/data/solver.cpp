@@ -26,10 +26,8 @@ std::string Solver::take_thoughts() { return std::exchange(thoughts_, {}); }
 
 Value Solver::call(std::string_view tool, json::Object arguments) {
   for (;;) {
-    const std::string check =
-        fmt::format("The tool {} takes {}. I have them all.", tool, parameter_names(arguments));
-    draft_.task.solution.push_back(
-        {take_thoughts(), check, "", {{std::string(tool), json::dump(arguments)}}});
+    const std::string check = fmt::format("The tool {} takes {}. I have them all.", tool, parameter_names(arguments));
+    draft_.task.solution.push_back({take_thoughts(), check, "", {{std::string(tool), json::dump(arguments)}}});
     const Value result = json::parse(environment_.call(tool, arguments)).value();
     const Value* error = result.find("error");
     if (!error) return result;
@@ -57,8 +55,7 @@ int Solver::list_page(const std::string& field, int page) {
   const Value result = call(w_.list, {{"field", field}, {"page", page}});
   for (const Value& row : result.find("rows")->as_array()) {
     const std::string key = row.find(w_.key)->as_string();
-    if (places_.emplace(key, Place{row.find("id")->as_string(), page}).second)
-      order_.push_back(key);
+    if (places_.emplace(key, Place{row.find("id")->as_string(), page}).second) order_.push_back(key);
     seen_[{field, key}] = *row.find(field);
   }
   const Value* next = result.find("next");
@@ -85,8 +82,7 @@ Value Solver::read(const std::string& key, const std::string& field) {
     for (int page = known == next_page_.end() ? 1 : known->second; !seen_.count(wanted);) {
       const int at = page;
       page = list_page(field, page);
-      if (!seen_.count(wanted))
-        think(fmt::format("{} is not on page {}. I go on to page {}.", key, at, page));
+      if (!seen_.count(wanted)) think(fmt::format("{} is not on page {}. I go on to page {}.", key, at, page));
     }
   }
   think(fmt::format("The {} of {} is {}.", field, key, seen_.at(wanted).as_string()));
@@ -103,8 +99,7 @@ Value Solver::read_again(const std::string& key, const std::string& field) {
   return read(key, field);
 }
 
-std::vector<Value> Solver::read_all(const std::vector<std::string>& keys,
-                                    const std::string& field) {
+std::vector<Value> Solver::read_all(const std::vector<std::string>& keys, const std::string& field) {
   std::vector<Value> values;
   if (interface_ != Interface::kDirect || keys.size() == 1) {
     for (const std::string& key : keys) values.push_back(read(key, field));
@@ -113,8 +108,7 @@ std::vector<Value> Solver::read_all(const std::vector<std::string>& keys,
   // Nothing depends on anything: one message with all the calls.
   Step step;
   step.reasoning = fmt::format("I need the {} of {}. I ask for all at once.", field, join(keys));
-  step.check =
-      fmt::format("The tool {} takes {}. That makes {} calls.", w_.get, w_.key, keys.size());
+  step.check = fmt::format("The tool {} takes {}. That makes {} calls.", w_.get, w_.key, keys.size());
   for (const std::string& key : keys) {
     const json::Object arguments{{w_.key, key}};
     step.calls.push_back({w_.get, json::dump(arguments)});
@@ -143,8 +137,7 @@ std::vector<std::pair<std::string, Value>> Solver::list(const std::string& field
 
 void Solver::set(const std::string& key, const std::string& field, const Value& value) {
   const std::string name = paged() ? id_of(key, field) : key;
-  think(paged() ? fmt::format("{} has the id {}. I set its {} to {}.", key, name, field,
-                              value.as_string())
+  think(paged() ? fmt::format("{} has the id {}. I set its {} to {}.", key, name, field, value.as_string())
                 : fmt::format("I set the {} of {} to {}.", field, key, value.as_string()));
   call(w_.set, {{paged() ? "id" : w_.key, name}, {"field", field}, {"value", value}});
 }
@@ -157,8 +150,7 @@ void Solver::place(const std::string& key, const std::string& to) {
 }
 
 void Solver::transfer(const std::string& from, const std::string& to, int amount) {
-  const std::string a = paged() ? id_of(from, w_.numbers[0]) : from,
-                    b = paged() ? id_of(to, w_.numbers[0]) : to;
+  const std::string a = paged() ? id_of(from, w_.numbers[0]) : from, b = paged() ? id_of(to, w_.numbers[0]) : to;
   think(fmt::format("I move {} from {} to {}.", amount, a, b));
   call(w_.move, {{"from", a}, {"to", b}, {"amount", amount}});
 }

@@ -34,8 +34,8 @@ class Solver {
   };
 
   json::Value call(std::string_view tool,
-                   json::Object arguments);           // again, corrected, when refused
-  int list_page(const std::string& field, int page);  // the next page, 0 at the end
+                   json::Object arguments);                             // again, corrected, when refused
+  int list_page(const std::string& field, int page);                    // the next page, 0 at the end
   std::string id_of(const std::string& key, const std::string& field);  // pages until it is seen
   bool paged() const { return interface_ == Interface::kPaged; }
   std::string take_thoughts();

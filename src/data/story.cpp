@@ -9,26 +9,21 @@ constexpr const char* kGirls[] = {"Mia",  "Anna", "Lily", "Sara", "Emma", "Nora"
                                   "Ruth", "Ida",  "Amy",  "Zoe",  "Eva",  "Jane", "Rosa", "Tina"};
 constexpr const char* kBoys[] = {"Tom",  "Ben",  "Max",  "Leo",  "Jack", "Sam",  "Dan",  "Finn",
                                  "Paul", "Hugo", "Carl", "Luke", "Otto", "Adam", "Nick", "Fred"};
-constexpr const char* kSmall[] = {"ball",  "book",   "cup",  "key",   "lamp", "map",
-                                  "bell",  "coin",   "drum", "flag",  "kite", "ring",
-                                  "spoon", "basket", "hat",  "scarf", "boat", "mirror"};
-constexpr const char* kBeasts[] = {"cat",    "dog",   "bird",   "horse", "goat", "duck",
-                                   "frog",   "mouse", "rabbit", "fox",   "bear", "owl",
-                                   "turtle", "hen",   "sheep",  "wolf"};
-constexpr const char* kWhere[] = {"garden", "forest", "river",   "lake",   "hill",   "beach",
-                                  "farm",   "school", "park",    "market", "bridge", "barn",
-                                  "field",  "tower",  "village", "shop"};
+constexpr const char* kSmall[] = {"ball", "book", "cup",  "key",   "lamp",   "map", "bell",  "coin", "drum",
+                                  "flag", "kite", "ring", "spoon", "basket", "hat", "scarf", "boat", "mirror"};
+constexpr const char* kBeasts[] = {"cat",    "dog", "bird", "horse", "goat",   "duck", "frog",  "mouse",
+                                   "rabbit", "fox", "bear", "owl",   "turtle", "hen",  "sheep", "wolf"};
+constexpr const char* kWhere[] = {"garden", "forest", "river",  "lake", "hill",  "beach", "farm",    "school",
+                                  "park",   "market", "bridge", "barn", "field", "tower", "village", "shop"};
 constexpr const char* kFood[] = {"bread",  "cheese",    "soup",      "cake",  "honey", "an apple",
                                  "a pear", "some nuts", "warm milk", "a pie", "plums", "rice"};
-constexpr const char* kTraits[] = {"small", "old",  "happy",  "kind",  "brave",  "quiet",
-                                   "fast",  "slow", "clever", "funny", "hungry", "tired",
-                                   "young", "shy",  "proud",  "gentle"};
+constexpr const char* kTraits[] = {"small",  "old",   "happy",  "kind",  "brave", "quiet", "fast",  "slow",
+                                   "clever", "funny", "hungry", "tired", "young", "shy",   "proud", "gentle"};
 constexpr const char* kFeels[] = {"happy",           "proud",       "glad",         "calm",
                                   "tired but happy", "full of joy", "very pleased", "thankful"};
-constexpr const char* kTime[] = {"One day",       "One morning",   "One evening", "On a cold day",
-                                 "On a warm day", "In spring",     "In summer",   "In autumn",
-                                 "In winter",     "Last week",     "Long ago",    "After school",
-                                 "Before lunch",  "On a windy day"};
+constexpr const char* kTime[] = {"One day",   "One morning",  "One evening",  "On a cold day", "On a warm day",
+                                 "In spring", "In summer",    "In autumn",    "In winter",     "Last week",
+                                 "Long ago",  "After school", "Before lunch", "On a windy day"};
 
 // Slots: n hero, p/P pronoun, q his/her, o him/her, a trait, k friend's kind, f friend's name, b
 // friend's trait, t thing, u another thing, c colour, l and m places, e food, w when, j feeling.
@@ -68,8 +63,7 @@ const std::vector<Plot>& plots() {
          {"What kind of animal was {f}?", "{k}"}}},
       {"a gift",
        L{"[It was the birthday of {f}, a {b} {k}.|{f}, a {b} {k}, had a birthday.]",
-         "{n} wanted to [give|bring] {f} a {t}.",
-         "{P} [went|walked] to the {l} and [bought|made|found] a {c} one.",
+         "{n} wanted to [give|bring] {f} a {t}.", "{P} [went|walked] to the {l} and [bought|made|found] a {c} one.",
          "{P} [put|wrapped] it in [paper|a cloth|a box] and [carried|brought] it to the {m}.",
          "{f} [opened|looked at] it and [jumped with joy|sang a song|danced around].", kEnd},
        Q{{"Who had a birthday?", "{f}"},
@@ -78,12 +72,10 @@ const std::vector<Plot>& plots() {
          {"From where did {n} get it?", "{l}"}}},
       {"a storm",
        L{"{w} {n} and {q} {b} {k} {f} were at the {l}.",
-         "[Dark clouds came.|The wind grew strong.|It began to rain hard.]",
-         "{f} was [afraid|scared|wet and cold].",
+         "[Dark clouds came.|The wind grew strong.|It began to rain hard.]", "{f} was [afraid|scared|wet and cold].",
          "{n} [held|took] a {c} {t} [over them|above {f}|and said: do not fear].",
          "They [ran|walked slowly|hurried] to the {m} and [waited|sat by the fire|drank tea].",
-         "[Soon the sun came back.|After an hour the storm was over.|Then it was quiet again.]",
-         kEnd},
+         "[Soon the sun came back.|After an hour the storm was over.|Then it was quiet again.]", kEnd},
        Q{{"Where were they when the storm came?", "{l}"},
          {"Where did they wait?", "{m}"},
          {"What did {n} hold?", "{t}"},
@@ -94,15 +86,13 @@ const std::vector<Plot>& plots() {
          "{n}, who was {a}, said, \"[Let us race|We will see|I will run too].\"",
          "{w} they [ran|raced] from the {m} to the {l}.",
          "{f} was ahead, but [stopped to eat {e}|fell over a {t}|looked back too often].",
-         "{n} [ran on|did not stop|kept going] and [won|came first].", "The prize was a {c} {u}.",
-         kEnd},
+         "{n} [ran on|did not stop|kept going] and [won|came first].", "The prize was a {c} {u}.", kEnd},
        Q{{"Who won the race?", "{n}"},
          {"Where did the race end?", "{l}"},
          {"What was the prize?", "{u}"},
          {"Who lost the race?", "{f}"}}},
       {"a hungry guest",
-       L{"{w} someone [knocked at|stood before|scratched at] the door of {n}.",
-         "It was {f}, a {b} {k} from the {l}.",
+       L{"{w} someone [knocked at|stood before|scratched at] the door of {n}.", "It was {f}, a {b} {k} from the {l}.",
          "\"I am so hungry,\" said {f}. \"[Do you have food?|May I eat with you?|Can you help "
          "me?]\"",
          "{n} [had only|gave away|shared] {e}[.|, and {f} ate it all.]",
@@ -115,8 +105,7 @@ const std::vector<Plot>& plots() {
          {"From where did {f} come?", "{l}"}}},
       {"a broken thing",
        L{"{n} [dropped|broke|fell on] the {c} {t} of {q} [mother|father|sister|brother].",
-         "{P} was [sad|sorry|afraid to tell].",
-         "{w} {p} took it to {f}, a {b} {k} [at|near|by] the {l}.",
+         "{P} was [sad|sorry|afraid to tell].", "{w} {p} took it to {f}, a {b} {k} [at|near|by] the {l}.",
          "{f} [worked|fixed it|took some glue and worked] [for an hour|all day|until it was "
          "whole].",
          "For this {n} gave {f} {e}.", kEnd},
@@ -125,8 +114,7 @@ const std::vector<Plot>& plots() {
          {"What did {f} get for it?", "{e}"},
          {"Where did {f} live?", "{l}"}}},
       {"a treasure",
-       L{"{n} found a [map|letter|note] in an old {u}.",
-         "It [said|showed|told]: [go to|dig at|look by] the {l}.",
+       L{"{n} found a [map|letter|note] in an old {u}.", "It [said|showed|told]: [go to|dig at|look by] the {l}.",
          "{w} {n} [went|set out] with {f}, a {b} {k}.",
          "They [dug|looked|searched] [for a long time|until noon|under a tree], and [there "
          "was|they found|out came] a {c} {t}.",
@@ -137,8 +125,7 @@ const std::vector<Plot>& plots() {
          {"Where was the map?", "{u}"}}},
       {"a lesson",
        L{"{n} wanted to learn to [swim|climb|sing|draw|cook].",
-         "{P} was {a}, and it [was hard|went badly|did not work] at first.",
-         "{w} {n} met {f}, a {b} {k}, at the {l}.",
+         "{P} was {a}, and it [was hard|went badly|did not work] at first.", "{w} {n} met {f}, a {b} {k}, at the {l}.",
          "\"[Try again|Go slowly|Do it every day],\" said {f}, \"and [I will help|do not give "
          "up|you will see].\"",
          "{n} [tried|worked] for [a week|many days|a month] and then [could do it well|it was "
@@ -169,8 +156,7 @@ const std::vector<Plot>& plots() {
          {"What did {n} take?", "{t}"},
          {"What kind of animal was {f}?", "{k}"}}},
       {"a garden",
-       L{"{n} [planted|put] a seed [near|by|behind] the {l}.",
-         "Every day {p} gave it water from a {c} {t}.",
+       L{"{n} [planted|put] a seed [near|by|behind] the {l}.", "Every day {p} gave it water from a {c} {t}.",
          "{f}, a {b} {k}, [kept the birds away|watched it at night|sang to it].",
          "{w} [a tree|a tall plant|a flower] [stood there|had grown|was there].",
          "They [ate|had|made] {e} [under it|beside it|in its shade].", kEnd},
@@ -179,8 +165,7 @@ const std::vector<Plot>& plots() {
          {"Who helped {n}?", "{f}"},
          {"What did they eat?", "{e}"}}},
       {"a lie",
-       L{"{n} [took|ate] {e} from {f}, a {b} {k}.",
-         "\"[It was not me|I did not see it|The wind took it],\" {n} said.",
+       L{"{n} [took|ate] {e} from {f}, a {b} {k}.", "\"[It was not me|I did not see it|The wind took it],\" {n} said.",
          "But {f} saw [crumbs|a spot|a bit of it] on {q} {c} {u}.",
          "{n} [was sorry|turned red|felt bad] and told the truth [by|at] the {l}.",
          "{w} {n} gave {f} a {t}, and [all was well|they were friends again|{f} smiled].", kEnd},
@@ -192,8 +177,7 @@ const std::vector<Plot>& plots() {
        L{"{n} worked [at|in|near] the {l} and was {a}.",
          "{w} {q} boss, a {b} {k} called {f}, [said|asked], \"[Bring me|Find me|I need] the {c} "
          "{t}.\"",
-         "{n} looked [by the {m}|behind the {u}|everywhere].",
-         "[At last|After an hour|Then] {p} saw it near the {m}.",
+         "{n} looked [by the {m}|behind the {u}|everywhere].", "[At last|After an hour|Then] {p} saw it near the {m}.",
          "{f} [paid {o} well|gave {o} {e}|said thank you].", kEnd},
        Q{{"Who was the boss?", "{f}"},
          {"What did {f} need?", "{t}"},
@@ -323,15 +307,12 @@ Story make_story(Rng& rng) {
               .questions = {}};
   for (const std::string_view line : plot.lines) {
     std::string said = expand(line, rng, slots);
-    for (size_t at = 0; (at = said.find(" a ", at)) != std::string::npos;
-         ++at)  // "a old" is "an old"
-      if (at + 3 < said.size() &&
-          std::string_view("aeiou").find(said[at + 3]) != std::string_view::npos)
+    for (size_t at = 0; (at = said.find(" a ", at)) != std::string::npos; ++at)  // "a old" is "an old"
+      if (at + 3 < said.size() && std::string_view("aeiou").find(said[at + 3]) != std::string_view::npos)
         said.insert(at + 2, "n");
     story.text += (story.text.empty() ? "" : " ") + said;
   }
-  for (const auto& [asks, answer] : plot.questions)
-    story.questions.push_back({fill(asks, slots), fill(answer, slots)});
+  for (const auto& [asks, answer] : plot.questions) story.questions.push_back({fill(asks, slots), fill(answer, slots)});
   return story;
 }
 
@@ -354,10 +335,9 @@ std::string filler_sentence(Rng& rng) {
       "[Some|Many|A few] [people|birds|children] [like|visit|remember] the {l}.",
       "A {c} [bird|leaf|cloud|flower] [was|stayed|came down] [near|over|by] the {l}.",
       "[Then|Later|After that|Soon] the {k} [turned|went back|was gone|fell asleep]."};
-  const Slots slots = {{"a", rng.pick(kTraits)},       {"k", rng.pick(kBeasts)},
-                       {"k2", rng.pick(kBeasts)},      {"l", rng.pick(kWhere)},
-                       {"e", rng.pick(words::kFoods)}, {"c", rng.pick(words::kColours)},
-                       {"t", rng.pick(kSmall)},        {"u", rng.pick(kSmall)}};
+  const Slots slots = {{"a", rng.pick(kTraits)}, {"k", rng.pick(kBeasts)},       {"k2", rng.pick(kBeasts)},
+                       {"l", rng.pick(kWhere)},  {"e", rng.pick(words::kFoods)}, {"c", rng.pick(words::kColours)},
+                       {"t", rng.pick(kSmall)},  {"u", rng.pick(kSmall)}};
   return expand(rng.pick(kPatterns), rng, slots);
 }
 

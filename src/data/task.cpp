@@ -54,8 +54,7 @@ Value sorted(const Value& value) {  // keys in order, so that == does not depend
   if (!value.is_object()) return value;
   json::Object members;
   for (const auto& [key, item] : value.as_object()) members.emplace_back(key, sorted(item));
-  std::sort(members.begin(), members.end(),
-            [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::sort(members.begin(), members.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   return members;
 }
 
@@ -67,8 +66,7 @@ Verdict contains_all(const std::vector<std::string>& values, std::string_view an
     bool found = false;
     for (size_t begin = 0; begin <= value.size() && !found;) {
       const size_t end = std::min(value.find('|', begin), value.size());
-      found =
-          low.find(lower(std::string_view(value).substr(begin, end - begin))) != std::string::npos;
+      found = low.find(lower(std::string_view(value).substr(begin, end - begin))) != std::string::npos;
       begin = end + 1;
     }
     if (!found) return fail(fmt::format("expected \"{}\" in the answer", value));
@@ -84,9 +82,7 @@ Verdict judge_story(const Expectation& expected, std::string_view answer) {
     const std::string_view sentence = trimmed(answer.substr(begin, end - begin));
     if (!sentence.empty() && !sentences.insert(sentence).second)
       return fail(fmt::format("the story says \"{}\" twice", sentence));
-    words += sentence.empty()
-                 ? 0
-                 : 1 + static_cast<int>(std::count(sentence.begin(), sentence.end(), ' '));
+    words += sentence.empty() ? 0 : 1 + static_cast<int>(std::count(sentence.begin(), sentence.end(), ' '));
     begin = end + 1;
   }
   if (words < expected.min_words)
@@ -114,8 +110,7 @@ text::AssistantMessage message_of(const Step& step, Mode mode) {
   message.tool_calls = step.calls;
   if (mode == Mode::kPlain) return message;
   message.reasoning = step.reasoning;
-  if (mode == Mode::kMax && !step.check.empty())
-    message.reasoning += (step.reasoning.empty() ? "" : "\n") + step.check;
+  if (mode == Mode::kMax && !step.check.empty()) message.reasoning += (step.reasoning.empty() ? "" : "\n") + step.check;
   return message;
 }
 
@@ -123,16 +118,15 @@ Verdict judge(const Expectation& expected, std::string_view answer) {
   switch (expected.kind) {
     case Expectation::Kind::kText:
       if (bare(answer) == bare(expected.values[0])) return {true, ""};
-      return fail(fmt::format("expected {}, found {}", json::quote(expected.values[0]),
-                              json::quote(answer.substr(0, 200))));
+      return fail(
+          fmt::format("expected {}, found {}", json::quote(expected.values[0]), json::quote(answer.substr(0, 200))));
     case Expectation::Kind::kContains:
       return contains_all(expected.values, answer);
     case Expectation::Kind::kJson: {
       const auto parsed = json::parse(trimmed(answer));
       if (!parsed.ok()) return fail("expected JSON: " + parsed.error().message);
       if (sorted(parsed.value()) == sorted(expected.json)) return {true, ""};
-      return fail(fmt::format("expected {}, found {}", json::dump(expected.json),
-                              json::dump(parsed.value())));
+      return fail(fmt::format("expected {}, found {}", json::dump(expected.json), json::dump(parsed.value())));
     }
     case Expectation::Kind::kStory:
       return judge_story(expected, answer);
@@ -153,9 +147,7 @@ json::Array Task::prompt() const {
 }
 
 Episode::Episode(const Task& task)
-    : task_(task),
-      environment_(task.environment ? task.environment->clone() : nullptr),
-      messages_(task.prompt()) {}
+    : task_(task), environment_(task.environment ? task.environment->clone() : nullptr), messages_(task.prompt()) {}
 
 void Episode::answer(const text::AssistantMessage& message) {
   HADAL_CHECK(!done_);
@@ -170,8 +162,7 @@ void Episode::answer(const text::AssistantMessage& message) {
     if (answers_.size() == task_.turns.size())
       done_ = true;
     else
-      messages_.push_back(
-          json::Object{{"role", "user"}, {"content", task_.turns[answers_.size()].user}});
+      messages_.push_back(json::Object{{"role", "user"}, {"content", task_.turns[answers_.size()].user}});
     return;
   }
   for (size_t i = 0; i < message.tool_calls.size(); ++i) {
@@ -184,10 +175,9 @@ void Episode::answer(const text::AssistantMessage& message) {
       result = R"({"error": "the arguments are not JSON"})";
     else
       result = environment_->call(call.name, arguments.value());
-    messages_.push_back(
-        json::Object{{"role", "tool"},
-                     {"tool_call_id", fmt::format("call_{}", first_call + static_cast<int>(i) + 1)},
-                     {"content", std::move(result)}});
+    messages_.push_back(json::Object{{"role", "tool"},
+                                     {"tool_call_id", fmt::format("call_{}", first_call + static_cast<int>(i) + 1)},
+                                     {"content", std::move(result)}});
   }
 }
 
@@ -202,8 +192,7 @@ Verdict Episode::verdict() const {
   // An answer that asked nobody is a guess.
   if (environment_->successful_calls() == 0) return fail("no tool was called with success");
   if (environment_->state() != task_.end_state)
-    return fail(
-        fmt::format("expected the state {}, found {}", task_.end_state, environment_->state()));
+    return fail(fmt::format("expected the state {}, found {}", task_.end_state, environment_->state()));
   return {true, ""};
 }
 

@@ -60,12 +60,11 @@ class Builder {
         break;
     }
     if (!draft_.admits(fmt::format("{}|{}|{}.{}.{}|{}", wanted_, interface_name(interface_),
-                                   static_cast<int>(noise.kind), noise.at, noise.code,
-                                   store_.state())))
+                                   static_cast<int>(noise.kind), noise.at, noise.code, store_.state())))
       return;
     Task& task = draft_.task;
-    static constexpr const char* kSystems[] = {"", "", "You are hadal-nano.",
-                                               "Answer with few words.", "Use the tools."};
+    static constexpr const char* kSystems[] = {"", "", "You are hadal-nano.", "Answer with few words.",
+                                               "Use the tools."};
     task.system = rng_.pick(kSystems);
     offer_.get = offer_.get && interface_ != Interface::kPaged;
     offer_.list = offer_.list || interface_ == Interface::kPaged;
@@ -112,15 +111,13 @@ class Builder {
   void lookup() {
     const auto asked = keys(items_);
     const std::string field = any_field();
-    const bool one_by_one =
-        items_ > 1 && rng_.chance(40);  // the rest in later turns that lean on the first
+    const bool one_by_one = items_ > 1 && rng_.chance(40);  // the rest in later turns that lean on the first
     wanted_ = fmt::format("lookup {} {} {}", field, join(asked), one_by_one);
     offer_ = {.get = true};
     question_ = [=, this] {
       return draft_.phrase(
-          {"What is the {field} of {keys}?", "Tell me the {field} of {keys}.",
-           "Give me the {field} of {keys}.", "I need the {field} of {keys}.",
-           "Please look up the {field} of {keys}.", "Find the {field} of {keys}.",
+          {"What is the {field} of {keys}?", "Tell me the {field} of {keys}.", "Give me the {field} of {keys}.",
+           "I need the {field} of {keys}.", "Please look up the {field} of {keys}.", "Find the {field} of {keys}.",
            "Do you know the {field} of {keys}?", "Which {field} does the {key} {keys} have?"},
           {{"field", field}, {"key", w_.key}, {"keys", one_by_one ? asked[0] : and_list(asked)}});
     };
@@ -128,8 +125,8 @@ class Builder {
       if (one_by_one) {
         for (const std::string& key : asked) {
           if (key != asked[0])
-            draft_.ask(draft_.phrase({"And {k}?", "What about {k}?", "And the {f} of {k}?",
-                                      "The same for {k}, please.", "Now {k}.", "How about {k}?"},
+            draft_.ask(draft_.phrase({"And {k}?", "What about {k}?", "And the {f} of {k}?", "The same for {k}, please.",
+                                      "Now {k}.", "How about {k}?"},
                                      {{"k", key}, {"f", field}}));
           s.finish(s.read(key, field).as_string());
         }
@@ -150,11 +147,10 @@ class Builder {
     std::string chain = key;
     for (int i = 0; i < hops; ++i) chain = fmt::format("the {} of {}", w_.link, chain);
     question_ = [=, this] {
-      return draft_.phrase(
-          {"What is the {field} of {chain}?", "Tell me the {field} of {chain}.",
-           "Give me the {field} of {chain}.", "Please find the {field} of {chain}.",
-           "I want to know the {field} of {chain}.", "Look up the {field} of {chain}."},
-          {{"field", field}, {"chain", chain}});
+      return draft_.phrase({"What is the {field} of {chain}?", "Tell me the {field} of {chain}.",
+                            "Give me the {field} of {chain}.", "Please find the {field} of {chain}.",
+                            "I want to know the {field} of {chain}.", "Look up the {field} of {chain}."},
+                           {{"field", field}, {"chain", chain}});
     };
     solve_ = [=, this](Solver& s) {
       std::string at = key;
@@ -172,29 +168,23 @@ class Builder {
     const int limit = by_word ? 0 : pivot.numbers[f];
     const std::string word = pivot.word;
     const auto fits = [=](const Value& value) {
-      return by_word ? value.as_string() == word
-             : above ? *value.to_int64() >= limit
-                     : *value.to_int64() <= limit;
+      return by_word ? value.as_string() == word : above ? *value.to_int64() >= limit : *value.to_int64() <= limit;
     };
-    const std::string condition =
-        by_word ? fmt::format("{} {}", field, word)
-                : fmt::format("{} {} {}", field, above ? "at least" : "at most", limit);
+    const std::string condition = by_word ? fmt::format("{} {}", field, word)
+                                          : fmt::format("{} {} {}", field, above ? "at least" : "at most", limit);
     wanted_ = fmt::format("{} {}", filter ? "filter" : "count", condition);
     offer_ = {.list = true};
     question_ = [=, this] {
       const Slots slots = {{"many", w_.plural}, {"condition", condition}};
       if (filter)
-        return draft_.phrase(
-            {"Which {many} have {condition}?", "Name the {many} with {condition}.",
-             "List all {many} that have {condition}.", "Tell me which {many} have {condition}.",
-             "Find every one of the {many} with {condition}.", "What {many} have {condition}?"},
-            slots);
+        return draft_.phrase({"Which {many} have {condition}?", "Name the {many} with {condition}.",
+                              "List all {many} that have {condition}.", "Tell me which {many} have {condition}.",
+                              "Find every one of the {many} with {condition}.", "What {many} have {condition}?"},
+                             slots);
       return draft_.phrase(
           {"How many {many} have {condition}?", "Count the {many} with {condition}.",
-           "Tell me how many {many} have {condition}.",
-           "What is the number of {many} with {condition}?",
-           "Please count all {many} that have {condition}.",
-           "I want the number of {many} that have {condition}."},
+           "Tell me how many {many} have {condition}.", "What is the number of {many} with {condition}?",
+           "Please count all {many} that have {condition}.", "I want the number of {many} that have {condition}."},
           slots);
     };
     solve_ = [=](Solver& s) {
@@ -218,13 +208,9 @@ class Builder {
     question_ = [=, this] {
       return draft_.phrase(
           {"Which {key} has the {end} {field}?", "Name the {key} with the {end} {field}.",
-           "Find the {key} that has the {end} {field}.",
-           "Tell me which {key} has the {end} {field}.", "What {key} has the {end} {field}?",
-           "Of all {many}, which has the {end} {field}?"},
-          {{"key", w_.key},
-           {"many", w_.plural},
-           {"end", high ? "highest" : "lowest"},
-           {"field", field}});
+           "Find the {key} that has the {end} {field}.", "Tell me which {key} has the {end} {field}.",
+           "What {key} has the {end} {field}?", "Of all {many}, which has the {end} {field}?"},
+          {{"key", w_.key}, {"many", w_.plural}, {"end", high ? "highest" : "lowest"}, {"field", field}});
     };
     solve_ = [=](Solver& s) {
       std::string best, steps;
@@ -236,8 +222,7 @@ class Builder {
         at = number;
         steps += fmt::format("{}{} {}", steps.empty() ? "" : ", then ", key, number);
       }
-      s.think(
-          fmt::format("The {} so far: {}. So it is {}.", high ? "highest" : "lowest", steps, best));
+      s.think(fmt::format("The {} so far: {}. So it is {}.", high ? "highest" : "lowest", steps, best));
       s.finish(best);
     };
   }
@@ -268,8 +253,8 @@ class Builder {
     wanted_ = "update " + join(said);
     offer_ = {.get = rng_.chance(30), .set = true, .sets_word = is_word};
     question_ = [=, this] {
-      return draft_.phrase({"Set {what}.", "Change {what}.", "Please set {what}.", "Update {what}.",
-                            "Put {what}.", "I want you to change {what}.", "Can you set {what}?"},
+      return draft_.phrase({"Set {what}.", "Change {what}.", "Please set {what}.", "Update {what}.", "Put {what}.",
+                            "I want you to change {what}.", "Can you set {what}?"},
                            {{"what", and_list(said)}});
     };
     solve_ = [=](Solver& s) {
@@ -292,8 +277,8 @@ class Builder {
     wanted_ = "move " + join(said);
     offer_ = {.get = rng_.chance(30), .move = true};
     question_ = [=, this] {
-      return draft_.phrase({"Move {what}.", "Please move {what}.", "Bring {what}.",
-                            "I want to move {what}.", "Shift {what}.", "Could you move {what}?"},
+      return draft_.phrase({"Move {what}.", "Please move {what}.", "Bring {what}.", "I want to move {what}.",
+                            "Shift {what}.", "Could you move {what}?"},
                            {{"what", and_list(said)}});
     };
     solve_ = [=](Solver& s) {
@@ -322,8 +307,8 @@ class Builder {
     wanted_ = "transfer " + join(said);
     offer_ = {.get = rng_.chance(30), .move = true};
     question_ = [=, this] {
-      return draft_.phrase({"Move {what}.", "Please move {what}.", "Send {what}.",
-                            "I want to move {what}.", "Transfer {what}.", "Could you move {what}?"},
+      return draft_.phrase({"Move {what}.", "Please move {what}.", "Send {what}.", "I want to move {what}.",
+                            "Transfer {what}.", "Could you move {what}?"},
                            {{"what", and_list(said)}});
     };
     solve_ = [=](Solver& s) {
@@ -343,28 +328,27 @@ class Builder {
     std::vector<std::string> said;
     for (const std::string& key : keys(items_)) {
       Record& record = *end_.find(key);
-      Rule rule{key, record.numbers[f] + rng_.range(1, 9) * (rng_.chance(50) ? 1 : -1),
-                draw_number(1 - f), 0};
+      Rule rule{key, record.numbers[f] + rng_.range(1, 9) * (rng_.chance(50) ? 1 : -1), draw_number(1 - f), 0};
       if (rule.limit < 0) rule.limit = 0;
       rule.otherwise = rule.then + rng_.range(1, 9);
       record.numbers[1 - f] = record.numbers[f] > rule.limit ? rule.then : rule.otherwise;
-      said.push_back(fmt::format("the {} of {} is over {}, set its {} to {}, else to {}", field,
-                                 key, rule.limit, target, rule.then, rule.otherwise));
+      said.push_back(fmt::format("the {} of {} is over {}, set its {} to {}, else to {}", field, key, rule.limit,
+                                 target, rule.then, rule.otherwise));
       rules.push_back(std::move(rule));
     }
     wanted_ = "if " + join(said);
     offer_ = {.get = true, .set = true};
     question_ = [=, this] {
-      return draft_.phrase({"If {what}.", "Please do this: if {what}.", "When {what}.",
-                            "Look first: if {what}.", "Check this: if {what}.", "In case {what}."},
+      return draft_.phrase({"If {what}.", "Please do this: if {what}.", "When {what}.", "Look first: if {what}.",
+                            "Check this: if {what}.", "In case {what}."},
                            {{"what", join(said, ". If ")}});
     };
     solve_ = [=](Solver& s) {
       for (const Rule& rule : rules) {
         const int64_t found = *s.read(rule.key, field).to_int64();
         const bool over = found > rule.limit;
-        s.think(fmt::format("{} is {} {}, so I set {} to {}.", found, over ? "over" : "not over",
-                            rule.limit, target, over ? rule.then : rule.otherwise));
+        s.think(fmt::format("{} is {} {}, so I set {} to {}.", found, over ? "over" : "not over", rule.limit, target,
+                            over ? rule.then : rule.otherwise));
         s.set(rule.key, target, over ? rule.then : rule.otherwise);
       }
       s.finish("Done.");
@@ -390,11 +374,9 @@ class Builder {
     offer_ = {.get = true, .set = true};
     question_ = [=, this] {
       return draft_.phrase(
-          {"Add {what}, check it, and tell me the new {field}.",
-           "Please add {what} and report the new {field}.", "Add {what}. What is the {field} now?",
-           "Add {what}, read it again and say what it is now.",
-           "I want you to add {what} and to tell me the result.",
-           "Add {what} and report the {field} after that."},
+          {"Add {what}, check it, and tell me the new {field}.", "Please add {what} and report the new {field}.",
+           "Add {what}. What is the {field} now?", "Add {what}, read it again and say what it is now.",
+           "I want you to add {what} and to tell me the result.", "Add {what} and report the {field} after that."},
           {{"what", and_list(said)}, {"field", field}});
     };
     solve_ = [=](Solver& s) {

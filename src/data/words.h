@@ -11,16 +11,13 @@ namespace hadal::data {
 using Words = std::span<const char* const>;
 
 namespace words {
-extern const Words kNames, kCities, kAnimals, kFruits, kFoods, kObjects, kPlaces, kColours, kTools,
-    kClothes;
+extern const Words kNames, kCities, kAnimals, kFruits, kFoods, kObjects, kPlaces, kColours, kTools, kClothes;
 extern const Words kJobs, kAdjectives, kVerbs, kDays, kMonths, kNumbers, kLetters, kCodes, kShort;
 extern const Words kRooms, kShelves, kFolders, kTopics, kQueues, kTags, kRegions, kStates, kKinds;
-extern const Words kEvents, kFiles, kNotes, kBooks, kTowns, kThings, kDishes, kTickets, kSensors,
-    kRows, kPages;
+extern const Words kEvents, kFiles, kNotes, kBooks, kTowns, kThings, kDishes, kTickets, kSensors, kRows, kPages;
 extern const Words kBoxes;
 
-const std::vector<std::string>&
-vocabulary();  // every word above in small letters that is one plain word, once
+const std::vector<std::string>& vocabulary();  // every word above in small letters that is one plain word, once
 }  // namespace words
 
 std::string upper(std::string text);

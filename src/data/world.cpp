@@ -10,9 +10,7 @@ using json::Value;
 Error refusal(std::string message) { return {Code::kInvalid, std::move(message)}; }
 
 // The other spelling that a noisy call asks for.
-std::string respelled(const std::string& key, int code) {
-  return fmt::format("{}-{}", key, code % 90 + 10);
-}
+std::string respelled(const std::string& key, int code) { return fmt::format("{}-{}", key, code % 90 + 10); }
 
 // The text argument that a refusal is about.
 Value* first_text(Value& arguments) {
@@ -46,14 +44,12 @@ Store Store::random(const World& world, int n, Rng& rng) {
   const auto keys = rng.sample(world.keys.size(), static_cast<size_t>(n));
   std::array<std::vector<size_t>, 2> numbers;
   for (size_t f = 0; f < 2; ++f)
-    numbers[f] =
-        rng.sample(static_cast<size_t>(world.high[f] - world.low[f] + 1), static_cast<size_t>(n));
+    numbers[f] = rng.sample(static_cast<size_t>(world.high[f] - world.low[f] + 1), static_cast<size_t>(n));
   const auto ids = rng.sample(90, static_cast<size_t>(n));
   for (size_t i = 0; i < keys.size(); ++i) {
     Record record;
     record.key = world.keys[keys[i]];
-    for (size_t f = 0; f < 2; ++f)
-      record.numbers[f] = world.low[f] + static_cast<int>(numbers[f][i]);
+    for (size_t f = 0; f < 2; ++f) record.numbers[f] = world.low[f] + static_cast<int>(numbers[f][i]);
     record.word = rng.pick(world.word_values);
     record.id = fmt::format("r{}", ids[i] + 10);
     store.records.push_back(std::move(record));
@@ -72,9 +68,7 @@ const Record* Store::find(std::string_view key) const {
     if (record.key == key) return &record;
   return nullptr;
 }
-Record* Store::find(std::string_view key) {
-  return const_cast<Record*>(std::as_const(*this).find(key));
-}
+Record* Store::find(std::string_view key) { return const_cast<Record*>(std::as_const(*this).find(key)); }
 
 Value Store::value(const Record& record, std::string_view field) const {
   for (size_t f = 0; f < 2; ++f)
@@ -100,8 +94,7 @@ bool Store::set(Record& record, std::string_view field, const Value& value) cons
 std::string Store::state() const {
   std::string out;
   for (const Record& record : records)
-    out += fmt::format("{}: {} {} {} {}\n", record.key, record.numbers[0], record.numbers[1],
-                       record.word, record.link);
+    out += fmt::format("{}: {} {} {} {}\n", record.key, record.numbers[0], record.numbers[1], record.word, record.link);
   return out;
 }
 
@@ -109,9 +102,8 @@ StoreEnvironment::StoreEnvironment(Store store, Interface interface, Noise noise
     : store_(std::move(store)), interface_(interface), noise_(noise) {}
 
 std::string StoreEnvironment::call(std::string_view tool, const Value& arguments) {
-  Result<Value> result = arguments.is_object()
-                             ? refuse_or_run(tool, arguments)
-                             : Result<Value>(refusal("arguments must be an object"));
+  Result<Value> result =
+      arguments.is_object() ? refuse_or_run(tool, arguments) : Result<Value>(refusal("arguments must be an object"));
   if (result.ok()) {
     ++successes_;
     return json::dump(result.value());
@@ -121,19 +113,16 @@ std::string StoreEnvironment::call(std::string_view tool, const Value& arguments
 
 Result<Value> StoreEnvironment::refuse_or_run(std::string_view tool, Value arguments) {
   const World& w = *store_.world;
-  const bool known =
-      tool == w.get || tool == w.list || (w.set && tool == w.set) || (w.move && tool == w.move);
+  const bool known = tool == w.get || tool == w.list || (w.set && tool == w.set) || (w.move && tool == w.move);
   if (!known) return refusal(fmt::format("no tool {}", tool));
   const bool refuses = noise_.kind != Noise::Kind::kNone && calls_++ >= noise_.at;
   if (!refuses) return run(tool, arguments);
   if (noise_.kind == Noise::Kind::kCode) {
     const Value* code = arguments.find("code");
-    if (!code || code->to_int64() != noise_.code)
-      return refusal(fmt::format("locked, add code {}", noise_.code));
+    if (!code || code->to_int64() != noise_.code) return refusal(fmt::format("locked, add code {}", noise_.code));
   } else if (Value* text = first_text(arguments)) {
     const std::string given = text->as_string(), suffix = respelled("", noise_.code);
-    if (!given.ends_with(suffix))
-      return refusal(fmt::format("{} is now {}", given, respelled(given, noise_.code)));
+    if (!given.ends_with(suffix)) return refusal(fmt::format("{} is now {}", given, respelled(given, noise_.code)));
     *text = given.substr(0, given.size() - suffix.size());
   }
   noise_.kind = Noise::Kind::kNone;
@@ -151,9 +140,7 @@ Result<Value> StoreEnvironment::run(std::string_view tool, const Value& argument
   const World& w = *store_.world;
   const bool paged = interface_ == Interface::kPaged;
   const std::string by = paged ? "id" : w.key;
-  const auto known_field = [&](const std::string& field) {
-    return !store_.value(store_.records[0], field).is_null();
-  };
+  const auto known_field = [&](const std::string& field) { return !store_.value(store_.records[0], field).is_null(); };
   if (tool == w.get) {
     const Record* record = HADAL_TRY(record_of(arguments, by));
     json::Object out{{w.key, record->key},
@@ -168,8 +155,7 @@ Result<Value> StoreEnvironment::run(std::string_view tool, const Value& argument
     if (!known_field(field)) return refusal(fmt::format("no field {}", field));
     if (!paged) {
       json::Object out;
-      for (const Record& record : store_.records)
-        out.emplace_back(record.key, store_.value(record, field));
+      for (const Record& record : store_.records) out.emplace_back(record.key, store_.value(record, field));
       return Value(std::move(out));
     }
     const Value* page = arguments.find("page");
@@ -180,11 +166,9 @@ Result<Value> StoreEnvironment::run(std::string_view tool, const Value& argument
     const size_t begin = static_cast<size_t>(*number - 1) * kPageSize;
     for (size_t i = begin; i < std::min(begin + kPageSize, store_.records.size()); ++i) {
       const Record& record = store_.records[i];
-      rows.push_back(json::Object{
-          {"id", record.id}, {w.key, record.key}, {field, store_.value(record, field)}});
+      rows.push_back(json::Object{{"id", record.id}, {w.key, record.key}, {field, store_.value(record, field)}});
     }
-    return Value(json::Object{{"rows", std::move(rows)},
-                              {"next", *number < pages ? Value(*number + 1) : Value()}});
+    return Value(json::Object{{"rows", std::move(rows)}, {"next", *number < pages ? Value(*number + 1) : Value()}});
   }
   if (w.set && tool == w.set) {
     Record* record = HADAL_TRY(record_of(arguments, by));
@@ -213,21 +197,17 @@ Value tool_schemas(const World& w, Interface interface, const Offer& offer) {
   const char* by = paged ? "id" : w.key;
   using Parameter = std::pair<const char*, const char*>;
   json::Array tools;
-  const auto add = [&](const char* name, const std::string& description,
-                       const std::vector<Parameter>& parameters) {
+  const auto add = [&](const char* name, const std::string& description, const std::vector<Parameter>& parameters) {
     json::Object properties;
     json::Array required;
     for (const auto& [parameter, type] : parameters) {
       properties.emplace_back(parameter, json::Object{{"type", type}});
       required.emplace_back(parameter);
     }
-    json::Object schema{{"type", "object"},
-                        {"properties", std::move(properties)},
-                        {"required", std::move(required)}};
-    tools.push_back(json::Object{{"type", "function"},
-                                 {"function", json::Object{{"name", name},
-                                                           {"description", description},
-                                                           {"parameters", std::move(schema)}}}});
+    json::Object schema{{"type", "object"}, {"properties", std::move(properties)}, {"required", std::move(required)}};
+    tools.push_back(json::Object{
+        {"type", "function"},
+        {"function", json::Object{{"name", name}, {"description", description}, {"parameters", std::move(schema)}}}});
   };
   std::string fields = fmt::format("{}, {}, {}", w.numbers[0], w.numbers[1], w.word);
   if (w.link) fields += fmt::format(", {}", w.link);
@@ -241,8 +221,7 @@ Value tool_schemas(const World& w, Interface interface, const Offer& offer) {
     add(w.set, fmt::format("Change one {}.", w.key),
         {{by, "string"}, {"field", "string"}, {"value", offer.sets_word ? "string" : "integer"}});
   if (offer.move && w.motion == Motion::kPlace)
-    add(w.move, fmt::format("Give one {} a new {}.", w.key, w.word),
-        {{by, "string"}, {"to", "string"}});
+    add(w.move, fmt::format("Give one {} a new {}.", w.key, w.word), {{by, "string"}, {"to", "string"}});
   else if (offer.move)
     add(w.move, fmt::format("Move {} from one {} to another.", w.numbers[0], w.key),
         {{"from", "string"}, {"to", "string"}, {"amount", "integer"}});

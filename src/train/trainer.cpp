@@ -192,8 +192,8 @@ Trainer::Rows Trainer::rows(const Stage& stage, uint64_t seed, int64_t step, int
   rows.batch.weights = torch::empty({n, length});
   rows.mtp_weights = torch::zeros({n, length - 1});
   for (int64_t r = 0; r < n; ++r) {
-    data::Row row = data::pack(source(stage), seed, static_cast<uint64_t>(step),
-                               static_cast<uint64_t>(first + r), static_cast<int>(length));
+    data::Row row = source(stage).row(seed, static_cast<uint64_t>(step), static_cast<uint64_t>(first + r),
+                                      static_cast<int>(length));
     int64_t* tokens = rows.batch.tokens.data_ptr<int64_t>() + r * length;
     int64_t* documents = rows.batch.documents.data_ptr<int64_t>() + r * length;
     float* weights = rows.batch.weights.data_ptr<float>() + r * length;

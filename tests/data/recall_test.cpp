@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <map>
 #include <set>
 
@@ -15,13 +16,12 @@ TEST(Recall, EveryAnswerIsWrittenOnceBeforeAtItsDistance) {
   int64_t answers = 0;
   std::map<int, int> phases;
   for (uint64_t row = 0; row < 64; ++row) {
-    const Document document = recall.document({.seed = 5, .step = 1, .row = row}, 128);
+    const Row document = recall.row(5, 1, row, 128);
     ASSERT_EQ(document.ids.size(), 128U);
     EXPECT_EQ(document.weights.back(), 0);
     std::set<TokenId> asked;
     for (const Answer& answer : document.answers) {
-      const auto second = static_cast<size_t>(answer.position),
-                 first = second - static_cast<size_t>(answer.distance);
+      const auto second = static_cast<size_t>(answer.position), first = second - static_cast<size_t>(answer.distance);
       const TokenId key = document.ids[second];
       EXPECT_LT(key, 64);
       EXPECT_TRUE(asked.insert(key).second);
@@ -43,46 +43,27 @@ TEST(Recall, EveryAnswerIsWrittenOnceBeforeAtItsDistance) {
   for (int phase = 0; phase < 4; ++phase) EXPECT_GT(phases[phase], answers / 6) << phase;
 }
 
-TEST(Recall, IsAFunctionOfItsKey) {
+TEST(Recall, IsAFunctionOfItsArguments) {
   const Recall recall({});
-  const DocumentKey key{.seed = 1, .step = 2, .row = 3, .index = 0};
-  EXPECT_EQ(recall.document(key, 100).ids, recall.document(key, 100).ids);
+  EXPECT_EQ(recall.row(1, 2, 3, 100).ids, recall.row(1, 2, 3, 100).ids);
   std::set<std::vector<TokenId>> different;
-  for (const DocumentKey& other :
-       {key, DocumentKey{2, 2, 3, 0}, DocumentKey{1, 3, 3, 0}, DocumentKey{1, 2, 4, 0},
-        DocumentKey{1, 2, 3, 1}, DocumentKey{2, 1, 3, 0}})
-    different.insert(recall.document(other, 100).ids);
-  EXPECT_EQ(different.size(), 6U);
+  for (const auto& [seed, step, row] : {std::array<uint64_t, 3>{1, 2, 3}, {2, 2, 3}, {1, 3, 3}, {1, 2, 4}, {2, 1, 3}})
+    different.insert(recall.row(seed, step, row, 100).ids);
+  EXPECT_EQ(different.size(), 5U);
 }
 
-class Counting final : public Source {  // documents of 5 tokens, each holding its index
- public:
-  Document document(const DocumentKey& key, int) const override {
-    return {std::vector<TokenId>(5, static_cast<TokenId>(key.index)),
-            {1, 1, 1, 1, 0},
-            {{1, 1}, {3, 3}}};
-  }
-  int vocabulary() const override { return 100; }
-};
-
-TEST(Pack, DocumentsFollowEachOtherAndTheLastIsCut) {
-  const Row row = pack(Counting(), 1, 1, 1, 12);
-  EXPECT_EQ(row.ids, (std::vector<TokenId>{0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2}));
-  EXPECT_EQ(row.documents, (std::vector<int>{0, 0, 0, 0, 0, 5, 5, 5, 5, 5, 10, 10}));
-  EXPECT_EQ(row.weights, (std::vector<float>{1, 1, 1, 1, 0, 1, 1, 1, 1, 0, 1, 0}));
-  ASSERT_EQ(row.answers.size(), 4U);  // the third document's answers lie in what was cut
-  EXPECT_EQ(row.answers[3].position, 8);
-}
-
-TEST(Pack, OpenNamesWhatIsWrong) {
+TEST(Source, OpenNamesWhatIsWrong) {
   const auto message = [](const char* text) {
     return open_source(json::parse(text).value(), "data.x").error().message;
   };
-  EXPECT_EQ(message(R"({"kind": "web"})"), "data.x: kind: expected recall, found web");
+  EXPECT_EQ(message(R"({"kind": "web"})"), "data.x: kind: expected recall or mixture, found web");
   EXPECT_EQ(message("{}"), "data.x: kind: expected a string, found nothing");
   EXPECT_EQ(message(R"({"kind": "recall", "facts": "many"})"),
             "data.x: facts: expected an integer from 1 to 1048576, found \"many\"");
   EXPECT_EQ(message(R"({"kind": "recall", "fact": 3})"), "data.x: fact: no such key");
+  EXPECT_EQ(message(R"({"kind": "mixture", "name": "base"})"),
+            "data.x: tokenizer: expected the path of a tokenizer.json, found nothing");
+  EXPECT_EQ(message(R"({"kind": "mixture", "corpus": 3})"), "data.x: corpus: expected a string, found int");
 }
 
 TEST(RecallScore, Buckets) {
