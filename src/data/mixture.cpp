@@ -122,7 +122,8 @@ Rendering Mixture::draw(const Component& component, Rng& rng, int length) const 
       "recall")  // the distance must fit into the row: 256 into 512, 512 into 1024, ...
     hardest = length >= 4096 ? 6 : length >= 2048 ? 5 : length >= 1024 ? 4 : length >= 512 ? 3 : 1;
   const int difficulty = static_cast<int>(rng.below(static_cast<size_t>(hardest + 1)));
-  // One conversation in five comes from a small pool, so that the same question is met in every mode.
+  // One conversation in five comes from a small pool, so that the same question is met in every
+  // mode.
   const uint64_t seed = component.form == Form::kSft && rng.chance(20) ? rng.below(8) : rng.next();
   const Result<Task> task = make_task({family.id, Split::kTrain, seed, difficulty});
   HADAL_CHECK(task.ok());  // the tests make every family at every difficulty
