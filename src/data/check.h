@@ -15,8 +15,7 @@
 namespace hadal::data {
 
 enum class Policy { kNothing, kCopy, kRandom, kOtherWorld };
-inline constexpr Policy kPolicies[] = {Policy::kNothing, Policy::kCopy, Policy::kRandom,
-                                       Policy::kOtherWorld};
+inline constexpr Policy kPolicies[] = {Policy::kNothing, Policy::kCopy, Policy::kRandom, Policy::kOtherWorld};
 const char* policy_name(Policy policy);  // "nothing", "copy", "random", "other world"
 
 inline constexpr size_t kLongestAnswer = 700;  // bytes; stories are the longest

@@ -12,8 +12,7 @@ std::string fill(std::string_view pattern, const Slots& slots) {
     const size_t close = pattern[i] == '{' ? pattern.find('}', i) : std::string_view::npos;
     if (close != std::string_view::npos) {
       const std::string_view name = pattern.substr(i + 1, close - i - 1);
-      const auto slot =
-          std::find_if(slots.begin(), slots.end(), [&](const auto& s) { return s.first == name; });
+      const auto slot = std::find_if(slots.begin(), slots.end(), [&](const auto& s) { return s.first == name; });
       HADAL_CHECK(slot != slots.end());
       out += slot->second;
       i = close + 1;
@@ -29,8 +28,7 @@ std::string join(const std::vector<std::string>& items, std::string_view separat
 }
 
 Draft::Draft(const TaskKey& key, uint64_t attempt)
-    : rng(combine(hash(key.environment, static_cast<uint64_t>(key.difficulty) * 4 +
-                                            static_cast<uint64_t>(key.split)),
+    : rng(combine(hash(key.environment, static_cast<uint64_t>(key.difficulty) * 4 + static_cast<uint64_t>(key.split)),
                   combine(key.seed, attempt))),
       split(key.split),
       difficulty(key.difficulty),
@@ -69,12 +67,10 @@ void Draft::say(std::string content, std::string reasoning, std::string check) {
   say(content, std::move(reasoning), std::move(check), {.values = {content}});
 }
 
-void Draft::say(std::string content, std::string reasoning, std::string check,
-                Expectation expected) {
+void Draft::say(std::string content, std::string reasoning, std::string check, Expectation expected) {
   while (reasoning.ends_with(' ')) reasoning.pop_back();  // of steps put together
   task.turns.back().expected = std::move(expected);
-  if (check.empty())
-    check = fmt::format("I check it once more. The answer is: {}", content.substr(0, 60));
+  if (check.empty()) check = fmt::format("I check it once more. The answer is: {}", content.substr(0, 60));
   task.solution.push_back({std::move(reasoning), std::move(check), std::move(content), {}});
 }
 

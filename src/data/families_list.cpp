@@ -14,8 +14,7 @@ using Items = std::vector<std::string>;
 
 Items draw(Draft& d, Words words, int n) {
   Items out;
-  for (const size_t i : d.rng.sample(words.size(), static_cast<size_t>(n)))
-    out.emplace_back(words[i]);
+  for (const size_t i : d.rng.sample(words.size(), static_cast<size_t>(n))) out.emplace_back(words[i]);
   return out;
 }
 
@@ -27,8 +26,7 @@ std::string ordinal(int n) {
 
 std::string numbered(const Items& items) {
   std::string out;
-  for (size_t i = 0; i < items.size(); ++i)
-    out += fmt::format("{}{} {}", i ? ", " : "", i + 1, items[i]);
+  for (size_t i = 0; i < items.size(); ++i) out += fmt::format("{}{} {}", i ? ", " : "", i + 1, items[i]);
   return out;
 }
 
@@ -55,12 +53,10 @@ void reverse(Draft& d) {
   const std::string list = join(items, " "), listed = numbered(items);
   std::reverse(items.begin(), items.end());
   if (join(items, " ") == list || !d.admits(list)) return;
-  d.ask(d.phrase(
-      {"Reverse: {x}", "Say it backwards: {x}", "Turn the order around: {x}",
-       "Write in reverse order: {x}", "From last to first: {x}", "Give the reverse of: {x}"},
-      {{"x", list}}));
-  d.say(join(items, " "),
-        fmt::format("The items: {}. From the last to the first: {}", listed, join(items, " ")));
+  d.ask(d.phrase({"Reverse: {x}", "Say it backwards: {x}", "Turn the order around: {x}", "Write in reverse order: {x}",
+                  "From last to first: {x}", "Give the reverse of: {x}"},
+                 {{"x", list}}));
+  d.say(join(items, " "), fmt::format("The items: {}. From the last to the first: {}", listed, join(items, " ")));
 }
 
 void sort_numbers(Draft& d) {
@@ -78,15 +74,12 @@ void sort_numbers(Draft& d) {
   if (down) std::reverse(numbers.begin(), numbers.end());
   const std::string sorted = join(texts(numbers));
   if (sorted == list || !d.admits(fmt::format("{} {}", list, down))) return;
-  d.ask(d.phrase({"Sort from {a} to {b}: {x}", "Order these from {a} to {b}: {x}",
-                  "Put in order, {a} first: {x}", "Arrange from {a} to {b}: {x}",
-                  "List from {a} to {b}: {x}", "Rank {x} from {a} to {b}."},
+  d.ask(d.phrase({"Sort from {a} to {b}: {x}", "Order these from {a} to {b}: {x}", "Put in order, {a} first: {x}",
+                  "Arrange from {a} to {b}: {x}", "List from {a} to {b}: {x}", "Rank {x} from {a} to {b}."},
                  {{"a", down ? "large" : "small"}, {"b", down ? "small" : "large"}, {"x", list}}));
   std::string steps;
-  for (size_t i = 0; i < numbers.size(); ++i)
-    steps += fmt::format("{}{}", i ? ", then " : "", numbers[i]);
-  d.say(sorted, fmt::format("I take the {} of what is left each time: {}.",
-                            down ? "largest" : "smallest", steps));
+  for (size_t i = 0; i < numbers.size(); ++i) steps += fmt::format("{}{}", i ? ", then " : "", numbers[i]);
+  d.say(sorted, fmt::format("I take the {} of what is left each time: {}.", down ? "largest" : "smallest", steps));
 }
 
 void sort_words(Draft& d) {
@@ -94,21 +87,18 @@ void sort_words(Draft& d) {
   const std::string list = join(items, " ");
   std::sort(items.begin(), items.end());
   if (join(items, " ") == list || !d.admits(list)) return;
-  d.ask(d.phrase(
-      {"Sort by the alphabet: {x}", "Put in ABC order: {x}", "Order these words from a to z: {x}",
-       "Arrange by letter: {x}", "Alphabetical order, please: {x}", "As in a dictionary: {x}"},
-      {{"x", list}}));
+  d.ask(d.phrase({"Sort by the alphabet: {x}", "Put in ABC order: {x}", "Order these words from a to z: {x}",
+                  "Arrange by letter: {x}", "Alphabetical order, please: {x}", "As in a dictionary: {x}"},
+                 {{"x", list}}));
   Items first;
-  for (const std::string& item : items)
-    first.push_back(fmt::format("{} {}", item.substr(0, 1), item));
+  for (const std::string& item : items) first.push_back(fmt::format("{} {}", item.substr(0, 1), item));
   d.say(join(items, " "), fmt::format("By first letters: {}.", join(first)));
 }
 
 void dedupe(Draft& d) {
   const Items base = draw(d, words::kShort, 2 + d.difficulty);
   Items items = base, kept;
-  for (int i = 0; i < 1 + d.difficulty / 2 + d.difficulty % 2; ++i)
-    items.push_back(d.rng.pick(base));
+  for (int i = 0; i < 1 + d.difficulty / 2 + d.difficulty % 2; ++i) items.push_back(d.rng.pick(base));
   d.rng.shuffle(items);
   std::string steps;
   for (const std::string& item : items) {
@@ -118,9 +108,8 @@ void dedupe(Draft& d) {
   }
   const std::string list = join(items, " ");
   if (!d.admits(list)) return;
-  d.ask(d.phrase({"Remove the repeated words: {x}", "Keep each word once: {x}",
-                  "Drop the doubles: {x}", "Without repeats: {x}",
-                  "Say each word only once, in order: {x}", "Only the first of each: {x}"},
+  d.ask(d.phrase({"Remove the repeated words: {x}", "Keep each word once: {x}", "Drop the doubles: {x}",
+                  "Without repeats: {x}", "Say each word only once, in order: {x}", "Only the first of each: {x}"},
                  {{"x", list}}));
   d.say(join(kept, " "), fmt::format("I go through them.{}", steps));
 }
@@ -131,22 +120,20 @@ void nth(Draft& d) {
   const bool last = d.rng.chance(20);
   const std::string list = join(items, " ");
   if (!d.admits(fmt::format("{} {}", list, last ? 0 : n))) return;
-  d.ask(d.phrase(
-      {"What is the {n} item of: {x}", "Give the {n} one: {x}", "Which is {n} in this list: {x}",
-       "The {n} of these: {x}", "Tell me the {n} item: {x}", "Pick the {n}: {x}"},
-      {{"n", last ? "last" : ordinal(n)}, {"x", list}}));
-  d.say(last ? items.back() : items[static_cast<size_t>(n - 1)],
-        fmt::format("I number them: {}.", numbered(items)));
+  d.ask(d.phrase({"What is the {n} item of: {x}", "Give the {n} one: {x}", "Which is {n} in this list: {x}",
+                  "The {n} of these: {x}", "Tell me the {n} item: {x}", "Pick the {n}: {x}"},
+                 {{"n", last ? "last" : ordinal(n)}, {"x", list}}));
+  d.say(last ? items.back() : items[static_cast<size_t>(n - 1)], fmt::format("I number them: {}.", numbered(items)));
 }
 
 void position(Draft& d) {
   const Items items = draw(d, words::kShort, 4 + d.difficulty);
   const size_t at = d.rng.below(items.size());
   if (!d.admits(fmt::format("{} {}", join(items, " "), at))) return;
-  d.ask(d.phrase({"At which place is {w} in: {x}", "What number is {w} in this list: {x}",
-                  "Where in the list is {w}: {x}", "The place of {w} in: {x}",
-                  "Which position has {w}: {x}", "Count to {w} in: {x}"},
-                 {{"w", items[at]}, {"x", join(items, " ")}}));
+  d.ask(d.phrase(
+      {"At which place is {w} in: {x}", "What number is {w} in this list: {x}", "Where in the list is {w}: {x}",
+       "The place of {w} in: {x}", "Which position has {w}: {x}", "Count to {w} in: {x}"},
+      {{"w", items[at]}, {"x", join(items, " ")}}));
   d.say(text(static_cast<int>(at) + 1), fmt::format("I number them: {}.", numbered(items)));
 }
 
@@ -158,10 +145,9 @@ void count_words(Draft& d) {
   d.rng.shuffle(items);
   const std::string list = join(items, " ");
   if (!d.admits(fmt::format("{} {}", base[0], list))) return;
-  d.ask(d.phrase(
-      {"How many times is {w} here: {x}", "Count {w} in: {x}", "How often do you see {w}: {x}",
-       "The number of {w} in: {x}", "Count each {w}: {x}", "How many are {w}: {x}"},
-      {{"w", base[0]}, {"x", list}}));
+  d.ask(d.phrase({"How many times is {w} here: {x}", "Count {w} in: {x}", "How often do you see {w}: {x}",
+                  "The number of {w} in: {x}", "Count each {w}: {x}", "How many are {w}: {x}"},
+                 {{"w", base[0]}, {"x", list}}));
   std::string steps;
   int seen = 0;
   for (const std::string& item : items) {
@@ -181,8 +167,7 @@ void set_operation(Draft& d) {
   }
   d.rng.shuffle(b);
   const size_t kind = d.rng.below(3);
-  static constexpr const char* kWhat[] = {"are in both", "are only in the first",
-                                          "are in one or both"};
+  static constexpr const char* kWhat[] = {"are in both", "are only in the first", "are in one or both"};
   Items result;
   std::string steps;
   for (const std::string& word : a) {
@@ -196,13 +181,11 @@ void set_operation(Draft& d) {
   if (a.empty() || b.empty() || result.empty() || result.size() == pool.size()) return;
   if (!d.admits(fmt::format("{}|{}|{}", join(a), join(b), kind))) return;
   d.ask(d.phrase(
-      {"First: {a}. Second: {b}. Which words {what}?",
-       "List one: {a}. List two: {b}. Name the words that {what}.",
+      {"First: {a}. Second: {b}. Which words {what}?", "List one: {a}. List two: {b}. Name the words that {what}.",
        "Here are two lists. First: {a}. Second: {b}. Tell me which {what}.",
        "First: {a}. Second: {b}. Find all that {what}.", "Compare {a} with {b}. Which {what}?"},
       {{"a", join(a, " ")}, {"b", join(b, " ")}, {"what", kWhat[kind]}}));
-  d.say(join(result, " "),
-        fmt::format("I look at each of the first:{} So: {}.", steps, join(result, " ")));
+  d.say(join(result, " "), fmt::format("I look at each of the first:{} So: {}.", steps, join(result, " ")));
 }
 
 void most_common(Draft& d) {
@@ -217,12 +200,12 @@ void most_common(Draft& d) {
   for (const std::string& item : items)
     ++counts[static_cast<size_t>(std::find(base.begin(), base.end(), item) - base.begin())];
   if (counts[2] >= counts[0] || !d.admits(join(items, " "))) return;
-  d.ask(d.phrase({"Which word comes most often: {x}", "What is the most common word: {x}",
-                  "Find the word that is there most: {x}", "Most frequent of: {x}",
-                  "Which one is repeated the most: {x}", "What word wins by count: {x}"},
-                 {{"x", join(items, " ")}}));
-  d.say(base[0], fmt::format("{} {}, {} {}, {} {}. The most: {}.", base[0], counts[0], base[1],
-                             counts[1], base[2], counts[2], base[0]));
+  d.ask(d.phrase(
+      {"Which word comes most often: {x}", "What is the most common word: {x}", "Find the word that is there most: {x}",
+       "Most frequent of: {x}", "Which one is repeated the most: {x}", "What word wins by count: {x}"},
+      {{"x", join(items, " ")}}));
+  d.say(base[0], fmt::format("{} {}, {} {}, {} {}. The most: {}.", base[0], counts[0], base[1], counts[1], base[2],
+                             counts[2], base[0]));
 }
 
 void sum_list(Draft& d) {
@@ -236,10 +219,9 @@ void sum_list(Draft& d) {
     items.push_back(text(n));
   }
   if (!d.admits(join(items))) return;
-  d.ask(
-      d.phrase({"Add up: {x}", "What is the sum of {x}?", "The total of {x}?",
-                "Sum these numbers: {x}", "Add all of these: {x}", "How much is it together: {x}"},
-               {{"x", join(items)}}));
+  d.ask(d.phrase({"Add up: {x}", "What is the sum of {x}?", "The total of {x}?", "Sum these numbers: {x}",
+                  "Add all of these: {x}", "How much is it together: {x}"},
+                 {{"x", join(items)}}));
   d.say(text(total), fmt::format("One by one:{}", steps));
 }
 
@@ -271,20 +253,18 @@ void missing(Draft& d) {
   for (int i = 0; i < n; ++i)
     if (i != gap) items.push_back(text(start + i));
   if (!d.admits(join(items))) return;
-  d.ask(d.phrase({"Which number is missing: {x}", "Find the missing number: {x}",
-                  "One number is left out: {x}", "What is not there: {x}", "Fill the gap: {x}",
-                  "Name the lost number: {x}"},
+  d.ask(d.phrase({"Which number is missing: {x}", "Find the missing number: {x}", "One number is left out: {x}",
+                  "What is not there: {x}", "Fill the gap: {x}", "Name the lost number: {x}"},
                  {{"x", join(items, " ")}}));
-  d.say(text(start + gap), fmt::format("After {} should come {}, but there is {}.", start + gap - 1,
-                                       start + gap, start + gap + 1));
+  d.say(text(start + gap),
+        fmt::format("After {} should come {}, but there is {}.", start + gap - 1, start + gap, start + gap + 1));
 }
 
 }  // namespace
 
 void add_list_families(std::vector<Family>& list) {
   const auto add = [&](const char* id, int chance, void (*build)(Draft&)) {
-    list.push_back(
-        {.id = id, .kind = "list", .trained = 4, .hardest = 5, .chance = chance, .build = build});
+    list.push_back({.id = id, .kind = "list", .trained = 4, .hardest = 5, .chance = chance, .build = build});
   };
   add("copy", 2, copy);
   add("reverse", 2, reverse);

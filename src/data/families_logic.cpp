@@ -42,12 +42,12 @@ void truth_table(Draft& d) {
   const bool values[3] = {d.rng.chance(50), d.rng.chance(50), d.rng.chance(50)};
   std::string steps;
   const Formula f = formula(d, 1 + d.difficulty, values, steps);
-  const std::string given = fmt::format("A is {}, B is {}, C is {}.", truth(values[0]),
-                                        truth(values[1]), truth(values[2]));
+  const std::string given =
+      fmt::format("A is {}, B is {}, C is {}.", truth(values[0]), truth(values[1]), truth(values[2]));
   if (!d.admits(given + f.written)) return;
   d.ask(given + " " +
-        d.phrase({"What is {f}?", "Is {f} true or false?", "Give the value of {f}.",
-                  "Work out {f}.", "Evaluate {f}.", "True or false: {f}"},
+        d.phrase({"What is {f}?", "Is {f} true or false?", "Give the value of {f}.", "Work out {f}.", "Evaluate {f}.",
+                  "True or false: {f}"},
                  {{"f", f.written}}));
   d.say(truth(f.value), steps);
 }
@@ -100,9 +100,9 @@ void balanced(Draft& d) {
   }
   good = good && stack.empty();
   if (!d.admits(brackets)) return;
-  d.ask(d.phrase({"Are these brackets balanced: {x}", "Is this balanced: {x}",
-                  "Do all brackets close: {x}", "Check the brackets: {x} Answer yes or no.",
-                  "Balanced or not, yes or no: {x}", "Yes or no, are they balanced: {x}"},
+  d.ask(d.phrase({"Are these brackets balanced: {x}", "Is this balanced: {x}", "Do all brackets close: {x}",
+                  "Check the brackets: {x} Answer yes or no.", "Balanced or not, yes or no: {x}",
+                  "Yes or no, are they balanced: {x}"},
                  {{"x", spaced(brackets)}}));
   d.say(good ? "yes" : "no", steps);
 }
@@ -120,12 +120,10 @@ void close_brackets(Draft& d) {
   if (stack.empty()) return;
   for (size_t i = stack.size(); i-- > 0;) rest += closing(stack[i]);
   if (!d.admits(given)) return;
-  d.ask(d.phrase({"Close the open brackets: {x}", "Which brackets must follow: {x}",
-                  "Finish this: {x}", "What is needed to close: {x}",
-                  "Add the closing brackets for: {x}", "Complete the brackets: {x}"},
+  d.ask(d.phrase({"Close the open brackets: {x}", "Which brackets must follow: {x}", "Finish this: {x}",
+                  "What is needed to close: {x}", "Add the closing brackets for: {x}", "Complete the brackets: {x}"},
                  {{"x", spaced(given)}}));
-  d.say(spaced(rest),
-        fmt::format("Still open: {}. I close the last one first: {}", spaced(stack), spaced(rest)));
+  d.say(spaced(rest), fmt::format("Still open: {}. I close the last one first: {}", spaced(stack), spaced(rest)));
 }
 
 void family_tree(Draft& d) {
@@ -145,8 +143,8 @@ void family_tree(Draft& d) {
   const std::string child = words::kNames[who[at + span]], parent = words::kNames[who[at]];
   if (!d.admits(join(facts) + grand + (up ? child : "^" + parent))) return;
   d.ask(join(facts, " ") + " " +
-        d.phrase({"Who is the {r} of {n}?", "Name the {r} of {n}.", "Tell me the {r} of {n}.",
-                  "Find the {r} of {n}.", "Which person is the {r} of {n}?"},
+        d.phrase({"Who is the {r} of {n}?", "Name the {r} of {n}.", "Tell me the {r} of {n}.", "Find the {r} of {n}.",
+                  "Which person is the {r} of {n}?"},
                  {{"r", grand + (up ? "parent" : "child")}, {"n", up ? child : parent}}));
   std::string steps;
   for (size_t i = 0; i < span; ++i) {
@@ -206,21 +204,17 @@ std::string route(const std::vector<int>& before, int to) {
 void reachable(Draft& d) {
   const int n = 4 + d.difficulty;
   const Graph graph = random_graph(d, n, n - 1);
-  const int from = static_cast<int>(d.rng.below(static_cast<size_t>(n))),
-            to = (from + d.rng.range(1, n - 1)) % n;
+  const int from = static_cast<int>(d.rng.below(static_cast<size_t>(n))), to = (from + d.rng.range(1, n - 1)) % n;
   std::vector<int> before;
   const auto distance = graph.distances(from, before);
   const bool yes = distance[static_cast<size_t>(to)] >= 0;
-  if (distance[static_cast<size_t>(to)] == 1 || (yes && d.rng.chance(70)))
-    return;  // as often yes as no
+  if (distance[static_cast<size_t>(to)] == 1 || (yes && d.rng.chance(70))) return;  // as often yes as no
   const std::string list = roads(graph);
   if (!d.admits(fmt::format("{} {} {}", list, from, to))) return;
-  d.ask(d.phrase(
-      {"Roads: {r}. Can I go from {a} to {b}?",
-       "There are roads {r}. Is there a way from {a} to {b}?",
-       "Roads: {r}. Do {a} and {b} connect, yes or no?",
-       "With the roads {r}, can one reach {b} from {a}?", "Roads: {r}. Is {b} reachable from {a}?"},
-      {{"r", list}, {"a", std::string(1, town(from))}, {"b", std::string(1, town(to))}}));
+  d.ask(d.phrase({"Roads: {r}. Can I go from {a} to {b}?", "There are roads {r}. Is there a way from {a} to {b}?",
+                  "Roads: {r}. Do {a} and {b} connect, yes or no?", "With the roads {r}, can one reach {b} from {a}?",
+                  "Roads: {r}. Is {b} reachable from {a}?"},
+                 {{"r", list}, {"a", std::string(1, town(from))}, {"b", std::string(1, town(to))}}));
   std::string seen;
   for (int i = 0; i < n; ++i)
     if (distance[static_cast<size_t>(i)] >= 0) seen += fmt::format(" {}", town(i));
@@ -232,29 +226,26 @@ void reachable(Draft& d) {
 void shortest_path(Draft& d) {
   const int n = 4 + d.difficulty;
   const Graph graph = random_graph(d, n, n);
-  const int from = static_cast<int>(d.rng.below(static_cast<size_t>(n))),
-            to = (from + d.rng.range(1, n - 1)) % n;
+  const int from = static_cast<int>(d.rng.below(static_cast<size_t>(n))), to = (from + d.rng.range(1, n - 1)) % n;
   std::vector<int> before;
   const auto distance = graph.distances(from, before);
   const int steps = distance[static_cast<size_t>(to)];
   if (steps < 2 || (steps == 2 && d.rng.chance(70))) return;  // most are near
   const std::string list = roads(graph);
   if (!d.admits(fmt::format("{} {} {}", list, from, to))) return;
-  d.ask(
-      d.phrase({"Roads: {r}. How many roads are on the shortest way from {a} to {b}?",
-                "There are roads {r}. How many steps from {a} to {b} at least?",
-                "Roads: {r}. The shortest way from {a} to {b} has how many roads?",
-                "With the roads {r}, how far is it from {a} to {b}?",
-                "Roads: {r}. Give the smallest number of roads between {a} and {b}."},
-               {{"r", list}, {"a", std::string(1, town(from))}, {"b", std::string(1, town(to))}}));
+  d.ask(d.phrase({"Roads: {r}. How many roads are on the shortest way from {a} to {b}?",
+                  "There are roads {r}. How many steps from {a} to {b} at least?",
+                  "Roads: {r}. The shortest way from {a} to {b} has how many roads?",
+                  "With the roads {r}, how far is it from {a} to {b}?",
+                  "Roads: {r}. Give the smallest number of roads between {a} and {b}."},
+                 {{"r", list}, {"a", std::string(1, town(from))}, {"b", std::string(1, town(to))}}));
   std::string reached;
   for (int far = 0; far <= steps; ++far) {
     reached += fmt::format("{}{}:", reached.empty() ? "" : ". ", far);
     for (int i = 0; i < n; ++i)
       if (distance[static_cast<size_t>(i)] == far) reached += fmt::format(" {}", town(i));
   }
-  d.say(text(steps), fmt::format("After so many steps I am at {}. So {} by {}.", reached, steps,
-                                 route(before, to)));
+  d.say(text(steps), fmt::format("After so many steps I am at {}. So {} by {}.", reached, steps, route(before, to)));
 }
 
 void ordering(Draft& d) {
@@ -269,15 +260,14 @@ void ordering(Draft& d) {
   const auto who = d.rng.sample(words::kNames.size(), static_cast<size_t>(3 + d.difficulty));
   std::vector<std::string> facts, chain;
   for (size_t i = 0; i + 1 < who.size(); ++i)
-    facts.push_back(
-        fmt::format("{} is {} than {}.", words::kNames[who[i]], than, words::kNames[who[i + 1]]));
+    facts.push_back(fmt::format("{} is {} than {}.", words::kNames[who[i]], than, words::kNames[who[i + 1]]));
   for (const size_t i : who) chain.emplace_back(words::kNames[i]);
   d.rng.shuffle(facts);
   const bool top = d.rng.chance(50);
   if (!d.admits(join(facts) + (top ? "1" : "0"))) return;
   d.ask(join(facts, " ") + " " +
-        d.phrase({"Who is the {m}?", "Name the {m} person.", "Which of them is the {m}?",
-                  "Tell me who is the {m}.", "Who is {m} of all?"},
+        d.phrase({"Who is the {m}?", "Name the {m} person.", "Which of them is the {m}?", "Tell me who is the {m}.",
+                  "Who is {m} of all?"},
                  {{"m", top ? most : least}}));
   d.say(top ? chain.front() : chain.back(), fmt::format("In order: {}.", join(chain)));
 }
@@ -286,12 +276,8 @@ void ordering(Draft& d) {
 
 void add_logic_families(std::vector<Family>& list) {
   const auto put = [&](const char* id, int trained, int chance, void (*build)(Draft&)) {
-    list.push_back({.id = id,
-                    .kind = "logic",
-                    .trained = trained,
-                    .hardest = trained + 1,
-                    .chance = chance,
-                    .build = build});
+    list.push_back(
+        {.id = id, .kind = "logic", .trained = trained, .hardest = trained + 1, .chance = chance, .build = build});
   };
   put("truth", 3, 60, truth_table);
   put("balanced", 4, 65, balanced);

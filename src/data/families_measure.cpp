@@ -7,9 +7,7 @@
 namespace hadal::data {
 namespace {
 
-std::string counted(int n, std::string_view noun) {
-  return fmt::format("{} {}{}", n, noun, n == 1 ? "" : "s");
-}
+std::string counted(int n, std::string_view noun) { return fmt::format("{} {}{}", n, noun, n == 1 ? "" : "s"); }
 
 struct Unit {
   const char *large, *small;
@@ -29,48 +27,41 @@ void units(Draft& d) {
   const Unit& unit = kUnits[index / 2 / n];
   const int large = low + static_cast<int>(index / 2 % n), small = large * unit.factor;
   const bool down = index % 2 == 0;
-  d.ask(
-      d.phrase({"How many {b} are {n} {a}?", "{n} {a} are how many {b}?", "Turn {n} {a} into {b}.",
-                "Give {n} {a} in {b}.", "Change {n} {a} to {b}.", "Convert {n} {a} to {b}."},
-               {{"n", text(down ? large : small)},
-                {"a", down ? unit.large : unit.small},
-                {"b", down ? unit.small : unit.large}}));
-  const std::string rule =
-      fmt::format("{} {} make one of the {}. ", unit.factor, unit.small, unit.large);
-  d.say(text(down ? small : large),
-        rule + (down ? fmt::format("{} x {} = {}.", large, unit.factor, small)
-                     : fmt::format("{} : {} = {}.", small, unit.factor, large)));
+  d.ask(d.phrase({"How many {b} are {n} {a}?", "{n} {a} are how many {b}?", "Turn {n} {a} into {b}.",
+                  "Give {n} {a} in {b}.", "Change {n} {a} to {b}.", "Convert {n} {a} to {b}."},
+                 {{"n", text(down ? large : small)},
+                  {"a", down ? unit.large : unit.small},
+                  {"b", down ? unit.small : unit.large}}));
+  const std::string rule = fmt::format("{} {} make one of the {}. ", unit.factor, unit.small, unit.large);
+  d.say(text(down ? small : large), rule + (down ? fmt::format("{} x {} = {}.", large, unit.factor, small)
+                                                 : fmt::format("{} : {} = {}.", small, unit.factor, large)));
 }
 
 std::string clock(int minutes) { return fmt::format("{}:{:02}", minutes / 60 % 24, minutes % 60); }
 
 void clock_time(Draft& d) {
   const int start = d.rng.range(0, 23) * 60 + d.rng.range(0, 11) * 5;
-  const int hours = d.difficulty == 0 ? 0 : d.rng.range(0, 2 * d.difficulty),
-            minutes = d.rng.range(1, 11) * 5;
+  const int hours = d.difficulty == 0 ? 0 : d.rng.range(0, 2 * d.difficulty), minutes = d.rng.range(1, 11) * 5;
   const bool back = d.difficulty >= 2 && d.rng.chance(40);
   const int end = (start + 24 * 60 + (back ? -1 : 1) * (hours * 60 + minutes)) % (24 * 60);
-  const std::string span = hours ? fmt::format("{} and {} minutes", counted(hours, "hour"), minutes)
-                                 : fmt::format("{} minutes", minutes);
+  const std::string span =
+      hours ? fmt::format("{} and {} minutes", counted(hours, "hour"), minutes) : fmt::format("{} minutes", minutes);
   if (!d.admits(fmt::format("{} {} {}", start, span, back))) return;
   const Slots slots = {{"t", clock(start)}, {"s", span}};
-  d.ask(back ? d.phrase({"It is {t}. What time was it {s} ago?",
-                         "Now it is {t}. Which time was it {s} before?", "{t} minus {s}?",
-                         "The clock shows {t}. What did it show {s} ago?",
-                         "What time is {s} before {t}?"},
-                        slots)
-             : d.phrase({"It is {t}. What time is it in {s}?",
-                         "Now it is {t}. Which time is it after {s}?", "{t} plus {s}?",
-                         "The clock shows {t}. What will it show in {s}?",
-                         "What time is {s} after {t}?"},
-                        slots));
+  d.ask(back ? d.phrase(
+                   {"It is {t}. What time was it {s} ago?", "Now it is {t}. Which time was it {s} before?",
+                    "{t} minus {s}?", "The clock shows {t}. What did it show {s} ago?", "What time is {s} before {t}?"},
+                   slots)
+             : d.phrase(
+                   {"It is {t}. What time is it in {s}?", "Now it is {t}. Which time is it after {s}?", "{t} plus {s}?",
+                    "The clock shows {t}. What will it show in {s}?", "What time is {s} after {t}?"},
+                   slots));
   const int sign = back ? -1 : 1, after_hours = (start + 24 * 60 + sign * hours * 60) % (24 * 60);
-  const std::string first =
-      hours ? fmt::format("{} {} {} is {}. ", clock(start), back ? "minus" : "plus",
-                          counted(hours, "hour"), clock(after_hours))
-            : "";
-  d.say(clock(end), fmt::format("{}{} {} {} minutes is {}.", first, clock(after_hours),
-                                back ? "minus" : "plus", minutes, clock(end)));
+  const std::string first = hours ? fmt::format("{} {} {} is {}. ", clock(start), back ? "minus" : "plus",
+                                                counted(hours, "hour"), clock(after_hours))
+                                  : "";
+  d.say(clock(end), fmt::format("{}{} {} {} minutes is {}.", first, clock(after_hours), back ? "minus" : "plus",
+                                minutes, clock(end)));
 }
 
 void weekday(Draft& d) {
@@ -81,19 +72,16 @@ void weekday(Draft& d) {
   const int end = (start + (back ? 700 - days : days)) % 7;
   const Slots slots = {{"d", words::kDays[static_cast<size_t>(start)]},
                        {"n", days == 1 ? "1 day" : fmt::format("{} days", days)}};
-  d.ask(back ? d.phrase({"Today is {d}. Which day was it {n} ago?",
-                         "It is {d}. What day was it {n} before?", "{d} minus {n}?",
-                         "What day is {n} before {d}?", "Name the day {n} before a {d}."},
+  d.ask(back ? d.phrase({"Today is {d}. Which day was it {n} ago?", "It is {d}. What day was it {n} before?",
+                         "{d} minus {n}?", "What day is {n} before {d}?", "Name the day {n} before a {d}."},
                         slots)
-             : d.phrase(
-                   {"Today is {d}. Which day is it in {n}?", "It is {d}. What day comes after {n}?",
-                    "{d} plus {n}?", "What day is {n} after {d}?", "Name the day {n} after a {d}."},
-                   slots));
+             : d.phrase({"Today is {d}. Which day is it in {n}?", "It is {d}. What day comes after {n}?",
+                         "{d} plus {n}?", "What day is {n} after {d}?", "Name the day {n} after a {d}."},
+                        slots));
   const std::string answer = words::kDays[static_cast<size_t>(end)];
   d.say(answer,
-        fmt::format("{} is {} and {}. {} {} {} is {}.", counted(days, "day"),
-                    counted(days / 7, "week"), days % 7, words::kDays[static_cast<size_t>(start)],
-                    back ? "minus" : "plus", days % 7, answer));
+        fmt::format("{} is {} and {}. {} {} {} is {}.", counted(days, "day"), counted(days / 7, "week"), days % 7,
+                    words::kDays[static_cast<size_t>(start)], back ? "minus" : "plus", days % 7, answer));
 }
 
 void date(Draft& d) {
@@ -106,19 +94,17 @@ void date(Draft& d) {
   std::string steps = fmt::format("{} + {} = {}. ", day, days, day + days);
   day += days;
   while (day > kLengths[month]) {
-    steps +=
-        fmt::format("{} has {} days: {} - {} = {}. ", words::kMonths[static_cast<size_t>(month)],
-                    kLengths[month], day, kLengths[month], day - kLengths[month]);
+    steps += fmt::format("{} has {} days: {} - {} = {}. ", words::kMonths[static_cast<size_t>(month)], kLengths[month],
+                         day, kLengths[month], day - kLengths[month]);
     day -= kLengths[month];
     month = (month + 1) % 12;
   }
   const std::string end = fmt::format("{} {}", words::kMonths[static_cast<size_t>(month)], day);
-  d.ask(d.phrase({"Which date is {n} days after {s}? February has 28 days.",
-                  "February has 28 days. What is {s} plus {n} days?",
-                  "Today is {s}. Give the date in {n} days. February has 28 days.",
-                  "Add {n} days to {s}. February has 28 days.",
-                  "It is {s}. What will be the date {n} days later? February has 28 days."},
-                 {{"n", text(days)}, {"s", start}}));
+  d.ask(d.phrase(
+      {"Which date is {n} days after {s}? February has 28 days.", "February has 28 days. What is {s} plus {n} days?",
+       "Today is {s}. Give the date in {n} days. February has 28 days.", "Add {n} days to {s}. February has 28 days.",
+       "It is {s}. What will be the date {n} days later? February has 28 days."},
+      {{"n", text(days)}, {"s", start}}));
   d.say(end, steps + fmt::format("So {}.", end));
 }
 
@@ -127,8 +113,7 @@ void coins(Draft& d) {
   std::vector<std::string> parts;
   std::string steps;
   int total = 0;
-  for (const size_t i :
-       d.rng.sample(std::size(kValues), static_cast<size_t>(std::min(2 + d.difficulty, 6)))) {
+  for (const size_t i : d.rng.sample(std::size(kValues), static_cast<size_t>(std::min(2 + d.difficulty, 6)))) {
     const int n = d.rng.range(2, 9), part = n * kValues[i];
     parts.push_back(fmt::format("{} coins of {}", n, kValues[i]));
     steps += fmt::format("{} x {} = {}. ", n, kValues[i], part);
@@ -143,8 +128,7 @@ void coins(Draft& d) {
 }
 
 void change(Draft& d) {
-  const int n = d.rng.range(1, 2 + d.difficulty), price = d.rng.range(2, 9 + 5 * d.difficulty),
-            cost = n * price;
+  const int n = d.rng.range(1, 2 + d.difficulty), price = d.rng.range(2, 9 + 5 * d.difficulty), cost = n * price;
   const int paid = (cost / 10 + d.rng.range(1, 3)) * 10;
   const std::string thing = d.rng.pick(words::kFoods);
   if (!d.admits(fmt::format("{} {} {} {}", n, price, paid, thing))) return;
@@ -154,8 +138,7 @@ void change(Draft& d) {
                   "{n} of {t} at {p} each, paid with {m}. How much is the change?",
                   "What change do I get from {m} for {n} of {t} at {p}?"},
                  {{"t", thing}, {"p", text(price)}, {"n", text(n)}, {"m", text(paid)}}));
-  d.say(text(paid - cost),
-        fmt::format("{} x {} = {}. {} - {} = {}.", n, price, cost, paid, cost, paid - cost));
+  d.say(text(paid - cost), fmt::format("{} x {} = {}. {} - {} = {}.", n, price, cost, paid, cost, paid - cost));
 }
 
 void age(Draft& d) {
@@ -168,14 +151,13 @@ void age(Draft& d) {
     story += fmt::format(" {} is {} {} than {}.", words::kNames[who[i]], counted(by, "year"),
                          older ? "older" : "younger", words::kNames[who[i - 1]]);
     const int now = older ? years + by : years - by;
-    steps += fmt::format("{}: {} {} {} = {}. ", words::kNames[who[i]], years, older ? "+" : "-", by,
-                         now);
+    steps += fmt::format("{}: {} {} {} = {}. ", words::kNames[who[i]], years, older ? "+" : "-", by, now);
     years = now;
   }
   if (!d.admits(story)) return;
   d.ask(story + " " +
-        d.phrase({"How old is {n}?", "What is the age of {n}?", "Tell me how old {n} is.",
-                  "Find the age of {n}.", "Give the age of {n}."},
+        d.phrase({"How old is {n}?", "What is the age of {n}?", "Tell me how old {n} is.", "Find the age of {n}.",
+                  "Give the age of {n}."},
                  {{"n", words::kNames[who.back()]}}));
   d.say(text(years), steps);
 }
@@ -184,12 +166,8 @@ void age(Draft& d) {
 
 void add_measure_families(std::vector<Family>& list) {
   const auto put = [&](const char* id, int trained, int chance, void (*build)(Draft&)) {
-    list.push_back({.id = id,
-                    .kind = "number",
-                    .trained = trained,
-                    .hardest = trained + 1,
-                    .chance = chance,
-                    .build = build});
+    list.push_back(
+        {.id = id, .kind = "number", .trained = trained, .hardest = trained + 1, .chance = chance, .build = build});
   };
   put("units", 3, 10, units);
   put("clock", 3, 10, clock_time);

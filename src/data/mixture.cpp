@@ -13,7 +13,7 @@ namespace {
 constexpr int kBytesPerToken = 3;  // at least, in English under a small vocabulary
 constexpr int kShortestFill = 24;  // tokens worth filling with text
 constexpr int kMeasured = 100;     // documents per component
-constexpr int kDraws = 6;  // documents tried for the rest of a row before it is filled with text
+constexpr int kDraws = 6;          // documents tried for the rest of a row before it is filled with text
 constexpr std::string_view kRules = "list number logic text json word";
 constexpr std::string_view kTalks = "chat talk word list number text json logic story";
 
@@ -29,18 +29,13 @@ std::vector<std::string> Mixture::environments() const {
   return ids;
 }
 
-Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tokenizer,
-                               const Corpus* corpus) {
+Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tokenizer, const Corpus* corpus) {
   Mixture m;
   m.tokenizer_ = tokenizer;
   m.corpus_ = corpus;
   const auto tasks = [](int share, Form form, bool thinking, std::string_view kinds) {
-    return Component{.part = Part::kTasks,
-                     .share = share,
-                     .form = form,
-                     .thinking = thinking,
-                     .kinds = kinds,
-                     .families = {}};
+    return Component{
+        .part = Part::kTasks, .share = share, .form = form, .thinking = thinking, .kinds = kinds, .families = {}};
   };
   // Chat form of "chat" and "talk" where others are plain text: conversations have no other form
   // worth learning.
@@ -55,33 +50,30 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
                      tasks(5, Form::kChat, true, kTalks)};
   } else if (name == "long" || name == "tools") {
     const bool more = name == "tools";
-    m.components_ = {
-        {.part = Part::kEnglish, .share = more ? 20 : 25, .kinds = {}, .families = {}},
-        {.part = Part::kStory, .share = 8, .kinds = {}, .families = {}},
-        {.part = Part::kPairs, .share = more ? 7 : 12, .kinds = {}, .families = {}},
-        tasks(more ? 8 : 13, Form::kText, false, "recall"),
-        tasks(5, Form::kChat, true, "recall"),
-        tasks(6, Form::kText, false, kRules),
-        tasks(6, Form::kText, true, kRules),
-        tasks(5, Form::kChat, false, kTalks),
-        tasks(5, Form::kChat, true, kTalks),
-        tasks(more ? 15 : 8, Form::kChat, true, "tool"),
-        tasks(more ? 15 : 7, Form::kChat, false, "tool")};
+    m.components_ = {{.part = Part::kEnglish, .share = more ? 20 : 25, .kinds = {}, .families = {}},
+                     {.part = Part::kStory, .share = 8, .kinds = {}, .families = {}},
+                     {.part = Part::kPairs, .share = more ? 7 : 12, .kinds = {}, .families = {}},
+                     tasks(more ? 8 : 13, Form::kText, false, "recall"),
+                     tasks(5, Form::kChat, true, "recall"),
+                     tasks(6, Form::kText, false, kRules),
+                     tasks(6, Form::kText, true, kRules),
+                     tasks(5, Form::kChat, false, kTalks),
+                     tasks(5, Form::kChat, true, kTalks),
+                     tasks(more ? 15 : 8, Form::kChat, true, "tool"),
+                     tasks(more ? 15 : 7, Form::kChat, false, "tool")};
   } else if (name == "sft") {
     m.components_ = {tasks(15, Form::kSft, true, kTalks),   tasks(10, Form::kSft, true, kRules),
                      tasks(10, Form::kSft, true, "recall"), tasks(20, Form::kSft, false, kTalks),
                      tasks(10, Form::kSft, false, kRules),  tasks(5, Form::kSft, false, "recall"),
                      tasks(16, Form::kSft, true, "tool"),   tasks(14, Form::kSft, false, "tool")};
   } else {
-    return Error{Code::kNotFound,
-                 fmt::format("mixture: expected one of {}, found {}", join(names()), name)};
+    return Error{Code::kNotFound, fmt::format("mixture: expected one of {}, found {}", join(names()), name)};
   }
   for (Component& component : m.components_) {
     if (component.part == Part::kEnglish && !corpus) component.part = Part::kStory;
     if (component.part != Part::kTasks) continue;
     for (const Family& family : families())
-      if (!family.held_out &&
-          fmt::format(" {} ", component.kinds).find(" " + family.kind + " ") != std::string::npos)
+      if (!family.held_out && fmt::format(" {} ", component.kinds).find(" " + family.kind + " ") != std::string::npos)
         component.families.push_back(&family);
     HADAL_CHECK(!component.families.empty());
   }
@@ -91,14 +83,12 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
     Rng rng(17);
     component.bytes = 0;
     for (int i = 0; i < kMeasured; ++i)
-      component.bytes +=
-          m.draw(component, rng, name == "base" ? 512 : 2048).text.size() / kMeasured + 1;
+      component.bytes += m.draw(component, rng, name == "base" ? 512 : 2048).text.size() / kMeasured + 1;
   }
   if (tokenizer) {
     const auto eos = tokenizer->id_of(text::kEos);
     if (!eos || !tokenizer->id_of(text::kBos))
-      return Error{Code::kUnsupported,
-                   "the tokenizer lacks the begin or end of sentence token of V4"};
+      return Error{Code::kUnsupported, "the tokenizer lacks the begin or end of sentence token of V4"};
     m.padding_ = *eos;
   }
   return m;
@@ -107,8 +97,8 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
 Rendering Mixture::draw(const Component& component, Rng& rng, int length) const {
   switch (component.part) {
     case Part::kEnglish:
-      return render_text(corpus_->sample(
-          rng, Split::kTrain, static_cast<size_t>(std::min(length, 600) * kBytesPerToken)));
+      return render_text(
+          corpus_->sample(rng, Split::kTrain, static_cast<size_t>(std::min(length, 600) * kBytesPerToken)));
     case Part::kStory:
       return render_text(make_story(rng).text);
     case Part::kPairs:
@@ -118,8 +108,7 @@ Rendering Mixture::draw(const Component& component, Rng& rng, int length) const 
   }
   const Family& family = *rng.pick(component.families);
   int hardest = family.trained;
-  if (family.kind ==
-      "recall")  // the distance must fit into the row: 256 into 512, 512 into 1024, ...
+  if (family.kind == "recall")  // the distance must fit into the row: 256 into 512, 512 into 1024, ...
     hardest = length >= 4096 ? 6 : length >= 2048 ? 5 : length >= 1024 ? 4 : length >= 512 ? 3 : 1;
   const int difficulty = static_cast<int>(rng.below(static_cast<size_t>(hardest + 1)));
   // One conversation in five comes from a small pool, so that the same question is met in every
@@ -137,9 +126,7 @@ Rendering Mixture::draw(const Component& component, Rng& rng, int length) const 
 
 Rendering Mixture::document(Rng& rng, int length) const {
   size_t total = 0;
-  const auto odds = [](const Component& c) {
-    return 1000000 * static_cast<size_t>(c.share) / c.bytes;
-  };
+  const auto odds = [](const Component& c) { return 1000000 * static_cast<size_t>(c.share) / c.bytes; };
   for (const Component& component : components_) total += odds(component);
   size_t at = rng.below(total);
   for (const Component& component : components_) {
@@ -173,20 +160,17 @@ Row Mixture::row(uint64_t seed, uint64_t step, uint64_t row_index, int length) c
     }
   }
   // The rest: text cut to fit, where the mixture has text.
-  if (const size_t left = size - row.ids.size();
-      left >= kShortestFill && components_[0].part != Part::kTasks) {
+  if (const size_t left = size - row.ids.size(); left >= kShortestFill && components_[0].part != Part::kTasks) {
     std::string text;
     while (text.size() < left * 5) {
       if (!text.empty()) text += "\n\n";
-      text += corpus_ ? std::string(corpus_->sample(rng, Split::kTrain, left * 5))
-                      : make_story(rng).text;
+      text += corpus_ ? std::string(corpus_->sample(rng, Split::kTrain, left * 5)) : make_story(rng).text;
     }
     const Document document = tokenize(render_text(text), *tokenizer_);
     put(document, std::min(left, document.ids.size()));
   }
   if (const size_t left = size - row.ids.size(); left > 0) {
-    const Document padding{.ids = std::vector<TokenId>(left, padding_),
-                           .weights = std::vector<float>(left, 0)};
+    const Document padding{.ids = std::vector<TokenId>(left, padding_), .weights = std::vector<float>(left, 0)};
     put(padding, left);
   }
   return row;

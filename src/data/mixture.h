@@ -25,18 +25,15 @@
 namespace hadal::data {
 
 struct Row {
-  std::vector<TokenId> ids;  // `length` of them
-  std::vector<int32_t>
-      documents;  // index in the row of the first token of the document that holds it
-  std::vector<float>
-      weights;  // weights[i] is that of predicting ids[i + 1]; 0 at a document's last token
+  std::vector<TokenId> ids;        // `length` of them
+  std::vector<int32_t> documents;  // index in the row of the first token of the document that holds it
+  std::vector<float> weights;      // weights[i] is that of predicting ids[i + 1]; 0 at a document's last token
 };
 
 class Mixture {
  public:
   // The tokenizer and the corpus (may be null) must outlive the mixture. kNotFound: no such name.
-  static Result<Mixture> named(std::string_view name, const text::Tokenizer* tokenizer,
-                               const Corpus* corpus);
+  static Result<Mixture> named(std::string_view name, const text::Tokenizer* tokenizer, const Corpus* corpus);
   static std::vector<std::string> names();
   std::vector<std::string> environments() const;  // ids it draws from
 

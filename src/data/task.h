@@ -89,11 +89,11 @@ struct Task {
   std::string instance;                // canonical content: what splits are made of
   std::string system;                  // may be empty
   json::Value tools, response_format;  // null, or as encode_prompt takes them
-  std::vector<Turn> turns;  // what the user says; the next follows a message without tool calls
+  std::vector<Turn> turns;             // what the user says; the next follows a message without tool calls
   std::vector<Step> solution;
   std::shared_ptr<const Environment> environment;  // at the start; null without tools
   std::string end_state;                           // required state at the end
-  std::vector<std::string> filler;  // stretches of the user's texts that nobody can predict
+  std::vector<std::string> filler;                 // stretches of the user's texts that nobody can predict
 
   json::Array prompt() const;  // the messages before the first answer
 };

@@ -24,8 +24,7 @@
 namespace hadal::data {
 
 enum class Interface { kDirect, kPaged, kNoisy };
-inline constexpr Interface kInterfaces[] = {Interface::kDirect, Interface::kPaged,
-                                            Interface::kNoisy};
+inline constexpr Interface kInterfaces[] = {Interface::kDirect, Interface::kPaged, Interface::kNoisy};
 const char* interface_name(Interface interface);
 
 // How things change place: not at all, a word field takes a new value, or an amount goes from one
@@ -85,9 +84,7 @@ class StoreEnvironment : public Environment {
   std::string call(std::string_view tool, const json::Value& arguments) override;
   std::string state() const override { return store_.state(); }
   int successful_calls() const override { return successes_; }
-  std::unique_ptr<Environment> clone() const override {
-    return std::make_unique<StoreEnvironment>(*this);
-  }
+  std::unique_ptr<Environment> clone() const override { return std::make_unique<StoreEnvironment>(*this); }
 
  private:
   Result<json::Value> run(std::string_view tool, const json::Value& arguments);
