@@ -26,8 +26,7 @@ void print_line(const Value& value) { fmt::print("{}\n", json::dump(value, json:
 
 int list(bool as_json) {
   size_t held_out = 0, tools = 0;
-  if (!as_json)
-    fmt::print("{:<28} {:<7} {:<9} {:>7} {:>7}\n", "id", "kind", "role", "trained", "hardest");
+  if (!as_json) fmt::print("{:<28} {:<7} {:<9} {:>7} {:>7}\n", "id", "kind", "role", "trained", "hardest");
   for (const Family& family : families()) {
     const char* role = family.held_out ? "held-out" : "train";
     held_out += family.held_out;
@@ -40,12 +39,11 @@ int list(bool as_json) {
                               {"hardest", family.hardest},
                               {"chance_percent", family.chance}});
     else
-      fmt::print("{:<28} {:<7} {:<9} {:>7} {:>7}\n", family.id, family.kind, role, family.trained,
-                 family.hardest);
+      fmt::print("{:<28} {:<7} {:<9} {:>7} {:>7}\n", family.id, family.kind, role, family.trained, family.hardest);
   }
   if (!as_json)
-    fmt::print("{} environments: {} with tools, {} without; {} held out\n", families().size(),
-               tools, families().size() - tools, held_out);
+    fmt::print("{} environments: {} with tools, {} without; {} held out\n", families().size(), tools,
+               families().size() - tools, held_out);
   return 0;
 }
 
@@ -79,20 +77,17 @@ void print_message(const Value& message) {
     for (const Value& tool : tools->as_array()) {
       const Value& function = *tool.find("function");
       std::string parameters;
-      for (const auto& [name, schema] :
-           function.find("parameters")->find("properties")->as_object())
-        parameters += fmt::format("{}{}: {}", parameters.empty() ? "" : ", ", name,
-                                  schema.find("type")->as_string());
+      for (const auto& [name, schema] : function.find("parameters")->find("properties")->as_object())
+        parameters += fmt::format("{}{}: {}", parameters.empty() ? "" : ", ", name, schema.find("type")->as_string());
       print_wrapped(fmt::format("tool {}({}): {}", function.find("name")->as_string(), parameters,
                                 function.find("description")->as_string()));
     }
-  if (const Value* format = message.find("response_format"))
-    print_wrapped("format " + json::dump(*format));
+  if (const Value* format = message.find("response_format")) print_wrapped("format " + json::dump(*format));
   if (const Value* calls = message.find("tool_calls"))
     for (const Value& call : calls->as_array()) {
       const Value& function = *call.find("function");
-      print_wrapped(fmt::format("call {} {}", function.find("name")->as_string(),
-                                function.find("arguments")->as_string()));
+      print_wrapped(
+          fmt::format("call {} {}", function.find("name")->as_string(), function.find("arguments")->as_string()));
     }
 }
 
@@ -117,8 +112,8 @@ int show(const TaskKey& key, Mode mode, bool as_json, bool raw) {
                             {"reason", played.verdict.reason}});
     return played.verdict.pass ? 0 : 1;
   }
-  fmt::print("{} · {} · seed {} · difficulty {} · {}\n", key.environment, split_name(key.split),
-             key.seed, key.difficulty, mode_name(mode));
+  fmt::print("{} · {} · seed {} · difficulty {} · {}\n", key.environment, split_name(key.split), key.seed,
+             key.difficulty, mode_name(mode));
   for (const Value& message : played.messages) print_message(message);
   fmt::print("verdict: {}\n", played.verdict.pass ? "pass" : "FAIL: " + played.verdict.reason);
   return played.verdict.pass ? 0 : 1;
@@ -143,8 +138,7 @@ int write(const WriteArguments& args) {
     if (!loaded.ok()) return report(loaded.error());
     tokenizer.emplace(std::move(loaded).value());
   }
-  const auto mixture =
-      Mixture::named(args.mixture, tokenizer ? &*tokenizer : nullptr, corpus ? &*corpus : nullptr);
+  const auto mixture = Mixture::named(args.mixture, tokenizer ? &*tokenizer : nullptr, corpus ? &*corpus : nullptr);
   if (!mixture.ok()) return report(mixture.error());
   for (uint64_t i = 0; i < args.count; ++i) {
     json::Object line;
@@ -156,9 +150,7 @@ int write(const WriteArguments& args) {
         documents.emplace_back(row.documents[k]);
         weights.push_back(Value::number(fmt::format("{:g}", row.weights[k]), false));
       }
-      line = {{"ids", std::move(ids)},
-              {"documents", std::move(documents)},
-              {"weights", std::move(weights)}};
+      line = {{"ids", std::move(ids)}, {"documents", std::move(documents)}, {"weights", std::move(weights)}};
     } else {
       Rng rng(combine(args.seed, i));
       line = {{"text", mixture.value().document(rng, args.length).text}};
@@ -172,8 +164,7 @@ int write(const WriteArguments& args) {
 int check(int seeds, int threads, const std::string& only, bool as_json) {
   std::vector<const Family*> chosen;
   for (const Family& family : families())
-    if (only.empty() || family.id.starts_with(only) || family.kind == only)
-      chosen.push_back(&family);
+    if (only.empty() || family.id.starts_with(only) || family.kind == only) chosen.push_back(&family);
   if (chosen.empty()) return report({Code::kNotFound, fmt::format("environment: no {}", only)});
   std::vector<FamilyReport> reports(chosen.size());
   ThreadPool pool(threads);
@@ -195,16 +186,14 @@ int check(int seeds, int threads, const std::string& only, bool as_json) {
     json::Object line{{"id", chosen[i]->id}, {"tasks", r.tasks}, {"ok", r.failures.empty()}};
     for (const Policy policy : kPolicies)
       if (r.plays[static_cast<size_t>(policy)])
-        line.emplace_back(policy_name(policy),
-                          Value::number(fmt::format("{:.4f}", r.rate(policy)), false));
+        line.emplace_back(policy_name(policy), Value::number(fmt::format("{:.4f}", r.rate(policy)), false));
     print_line(line);
   }
   const std::string summary = fmt::format(
       "{} environments, {} tasks, {} environments with failures; passed by policies: nothing "
       "{:.2f} %, copy {:.2f} %, random {:.2f} %, other world {:.2f} %",
-      chosen.size(), total.tasks, failures, 100 * total.rate(Policy::kNothing),
-      100 * total.rate(Policy::kCopy), 100 * total.rate(Policy::kRandom),
-      100 * total.rate(Policy::kOtherWorld));
+      chosen.size(), total.tasks, failures, 100 * total.rate(Policy::kNothing), 100 * total.rate(Policy::kCopy),
+      100 * total.rate(Policy::kRandom), 100 * total.rate(Policy::kOtherWorld));
   fmt::print(as_json ? stderr : stdout, "{}\n", summary);
   return failures ? 1 : 0;
 }
@@ -212,8 +201,7 @@ int check(int seeds, int threads, const std::string& only, bool as_json) {
 }  // namespace
 
 void add_data(CLI::App& app, int& exit_status) {
-  CLI::App* command =
-      app.add_subcommand("data", "Synthetic tasks: list, show, write training text, check");
+  CLI::App* command = app.add_subcommand("data", "Synthetic tasks: list, show, write training text, check");
   command->require_subcommand(1);
   struct Arguments {
     TaskKey key;
@@ -224,13 +212,11 @@ void add_data(CLI::App& app, int& exit_status) {
   };
   auto args = std::make_shared<Arguments>();
 
-  CLI::App* list_command =
-      command->add_subcommand("list", "All environments: id, kind, role, difficulties");
+  CLI::App* list_command = command->add_subcommand("list", "All environments: id, kind, role, difficulties");
   list_command->add_flag("--json", args->json, "one JSON object a line");
   list_command->callback([args, &exit_status] { exit_status = list(args->json); });
 
-  CLI::App* show_command =
-      command->add_subcommand("show", "One task with its reference solution and verdict");
+  CLI::App* show_command = command->add_subcommand("show", "One task with its reference solution and verdict");
   show_command->add_option("id", args->key.environment, "environment, as listed")->required();
   show_command->add_option("--seed", args->key.seed, "which task")->capture_default_str();
   show_command->add_option("--difficulty", args->key.difficulty, "0 and up")->capture_default_str();
@@ -247,37 +233,29 @@ void add_data(CLI::App& app, int& exit_status) {
     exit_status = show(args->key, mode_by_name(args->mode).value(), args->json, args->raw);
   });
 
-  CLI::App* write_command = command->add_subcommand(
-      "write", "Training data as JSON lines: {\"text\"}, or rows of ids with --tokenizer");
-  write_command->add_option("--mixture", args->write.mixture, "base, long, agent or sft")
+  CLI::App* write_command =
+      command->add_subcommand("write", "Training data as JSON lines: {\"text\"}, or rows of ids with --tokenizer");
+  write_command->add_option("--mixture", args->write.mixture, "base, long, tools or sft")
       ->check(CLI::IsMember(Mixture::names()))
       ->capture_default_str();
-  write_command->add_option("--seed", args->write.seed, "of the random numbers")
-      ->capture_default_str();
-  write_command->add_option("--count", args->write.count, "documents or rows")
-      ->capture_default_str();
+  write_command->add_option("--seed", args->write.seed, "of the random numbers")->capture_default_str();
+  write_command->add_option("--count", args->write.count, "documents or rows")->capture_default_str();
   write_command->add_option("--length", args->write.length, "tokens of a row")
       ->check(CLI::Range(16, 65536))
       ->capture_default_str();
   write_command->add_option("--corpus", args->write.corpus, "English text made by tools/corpus.sh");
-  write_command->add_option("--tokenizer", args->write.tokenizer,
-                            "tokenizer.json or its directory");
+  write_command->add_option("--tokenizer", args->write.tokenizer, "tokenizer.json or its directory");
   write_command->callback([args, &exit_status] { exit_status = write(args->write); });
 
-  CLI::App* check_command =
-      command->add_subcommand("check", "Prove the properties of all environments");
+  CLI::App* check_command = command->add_subcommand("check", "Prove the properties of all environments");
   check_command->add_option("--seeds", args->seeds, "training tasks per environment")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
-  check_command->add_option("--threads", args->threads, "threads")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
+  check_command->add_option("--threads", args->threads, "threads")->check(CLI::Range(1, 1024))->capture_default_str();
   check_command->add_option("--only", args->only, "ids that begin so, or a kind");
-  check_command->add_flag("--json", args->json,
-                          "one JSON object per environment; the summary goes to stderr");
-  check_command->callback([args, &exit_status] {
-    exit_status = check(args->seeds, args->threads, args->only, args->json);
-  });
+  check_command->add_flag("--json", args->json, "one JSON object per environment; the summary goes to stderr");
+  check_command->callback(
+      [args, &exit_status] { exit_status = check(args->seeds, args->threads, args->only, args->json); });
 }
 
 }  // namespace hadal::cli

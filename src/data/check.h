@@ -1,9 +1,9 @@
 // The properties every environment must have, measured: what `hadal data check` and the tests run.
 //
-//   the reference solution passes, in every mode and at every difficulty; rendered, it parses back
-//   to the same the same key gives the same bytes; answers are short; an instance belongs to one
-//   split who does nothing, repeats the question, answers at random or replays the solution of
-//   another world, fails
+//   the reference solution passes in every mode, at every difficulty; rendered, it parses back
+//   the same key gives the same bytes; answers are short; an instance belongs to one split
+//   who does nothing, repeats the question, answers at random or replays the solution of another
+//   world, fails
 #pragma once
 
 #include <array>

@@ -1,11 +1,11 @@
 // Training documents: text with a weight of the loss per byte, and their tokens.
 //
-//   sft       the conversation in the released V4 format; weight 1 on what the assistant writes
-//   after <think> or
-//             </think> of its header (reasoning, </think>, answer, calls, end of sentence), 0
-//             elsewhere
-//   chat      the same text; weight 1 also on what users say, little on filler and schemas, 0 on
-//   constant texts text      "Question: ... Answer: ..." without markup, weight 1, little on filler
+//   sft   the conversation in the released V4 format; weight 1 on what the assistant writes after
+//         the tag of its header (reasoning, </think>, answer, calls, end of sentence), 0 elsewhere
+//   chat  the same text; weight 1 also on what users say, little on filler and schemas, 0 on
+//         constant texts
+//   text  "Question: ... Answer: ..." without markup; weight 1, little on filler; tasks with tools
+//         are rendered as chat
 //
 // Weights belong to targets: weights[i] is that of predicting ids[i] from those before. The first
 // is 0.

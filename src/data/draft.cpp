@@ -68,6 +68,7 @@ void Draft::say(std::string content, std::string reasoning, std::string check) {
 }
 
 void Draft::say(std::string content, std::string reasoning, std::string check, Expectation expected) {
+  while (reasoning.ends_with(' ')) reasoning.pop_back();  // of steps put together
   task.turns.back().expected = std::move(expected);
   if (check.empty()) check = fmt::format("I check it once more. The answer is: {}", content.substr(0, 60));
   task.solution.push_back({std::move(reasoning), std::move(check), std::move(content), {}});

@@ -8,8 +8,8 @@
 //   void build_add(Draft& draft) {
 //     const int a = draft.rng.range(10, 99), b = draft.rng.range(10, 99);
 //     if (!draft.admits(fmt::format("{}+{}", a, b))) return;
-//     draft.ask(draft.phrase({"What is {a} + {b}?", "Add {a} and {b}."}, {{"a", text(a)}, {"b",
-//     text(b)}})); draft.say(text(a + b), "...");
+//     draft.ask(draft.phrase({"{a} + {b}?", "Add {a}, {b}."}, {{"a", text(a)}, {"b", text(b)}}));
+//     draft.say(text(a + b), "...");
 //   }
 #pragma once
 

@@ -272,8 +272,8 @@ void add_list_families(std::vector<Family>& list) {
   add("sort-words", 2, sort_words);
   add("dedupe", 2, dedupe);
   add("nth", 25, nth);
-  add("position", 15, position);
-  add("count-words", 15, count_words);
+  add("position", 30, position);
+  add("count-words", 30, count_words);
   add("set-operation", 15, set_operation);
   add("most-common", 30, most_common);
   add("sum", 5, sum_list);

@@ -7,6 +7,8 @@
 namespace hadal::data {
 namespace {
 
+std::string counted(int n, std::string_view noun) { return fmt::format("{} {}{}", n, noun, n == 1 ? "" : "s"); }
+
 struct Unit {
   const char *large, *small;
   int factor;
@@ -30,7 +32,7 @@ void units(Draft& d) {
                  {{"n", text(down ? large : small)},
                   {"a", down ? unit.large : unit.small},
                   {"b", down ? unit.small : unit.large}}));
-  const std::string rule = fmt::format("{} {} make 1 of {}. ", unit.factor, unit.small, unit.large);
+  const std::string rule = fmt::format("{} {} make one of the {}. ", unit.factor, unit.small, unit.large);
   d.say(text(down ? small : large), rule + (down ? fmt::format("{} x {} = {}.", large, unit.factor, small)
                                                  : fmt::format("{} : {} = {}.", small, unit.factor, large)));
 }
@@ -43,7 +45,7 @@ void clock_time(Draft& d) {
   const bool back = d.difficulty >= 2 && d.rng.chance(40);
   const int end = (start + 24 * 60 + (back ? -1 : 1) * (hours * 60 + minutes)) % (24 * 60);
   const std::string span =
-      hours ? fmt::format("{} hours and {} minutes", hours, minutes) : fmt::format("{} minutes", minutes);
+      hours ? fmt::format("{} and {} minutes", counted(hours, "hour"), minutes) : fmt::format("{} minutes", minutes);
   if (!d.admits(fmt::format("{} {} {}", start, span, back))) return;
   const Slots slots = {{"t", clock(start)}, {"s", span}};
   d.ask(back ? d.phrase(
@@ -55,9 +57,9 @@ void clock_time(Draft& d) {
                     "The clock shows {t}. What will it show in {s}?", "What time is {s} after {t}?"},
                    slots));
   const int sign = back ? -1 : 1, after_hours = (start + 24 * 60 + sign * hours * 60) % (24 * 60);
-  const std::string first =
-      hours ? fmt::format("{} {} {} hours is {}. ", clock(start), back ? "minus" : "plus", hours, clock(after_hours))
-            : "";
+  const std::string first = hours ? fmt::format("{} {} {} is {}. ", clock(start), back ? "minus" : "plus",
+                                                counted(hours, "hour"), clock(after_hours))
+                                  : "";
   d.say(clock(end), fmt::format("{}{} {} {} minutes is {}.", first, clock(after_hours), back ? "minus" : "plus",
                                 minutes, clock(end)));
 }
@@ -77,8 +79,9 @@ void weekday(Draft& d) {
                          "{d} plus {n}?", "What day is {n} after {d}?", "Name the day {n} after a {d}."},
                         slots));
   const std::string answer = words::kDays[static_cast<size_t>(end)];
-  d.say(answer, fmt::format("{} days are {} weeks and {}. {} {} {} is {}.", days, days / 7, days % 7,
-                            words::kDays[static_cast<size_t>(start)], back ? "minus" : "plus", days % 7, answer));
+  d.say(answer,
+        fmt::format("{} is {} and {}. {} {} {} is {}.", counted(days, "day"), counted(days / 7, "week"), days % 7,
+                    words::kDays[static_cast<size_t>(start)], back ? "minus" : "plus", days % 7, answer));
 }
 
 void date(Draft& d) {
@@ -145,8 +148,8 @@ void age(Draft& d) {
   for (size_t i = 1; i < who.size(); ++i) {
     const int by = d.rng.range(1, 9);
     const bool older = years - by < 2 || d.rng.chance(50);
-    story += fmt::format(" {} is {} years {} than {}.", words::kNames[who[i]], by, older ? "older" : "younger",
-                         words::kNames[who[i - 1]]);
+    story += fmt::format(" {} is {} {} than {}.", words::kNames[who[i]], counted(by, "year"),
+                         older ? "older" : "younger", words::kNames[who[i - 1]]);
     const int now = older ? years + by : years - by;
     steps += fmt::format("{}: {} {} {} = {}. ", words::kNames[who[i]], years, older ? "+" : "-", by, now);
     years = now;

@@ -260,7 +260,7 @@ void add_number_families(std::vector<Family>& list) {
   put("add", 3, 10, add);
   put("subtract", 3, 20, subtract);
   put("multiply", 2, 15, multiply);
-  put("remainder", 3, 25, remainder);
+  put("remainder", 3, 35, remainder);
   put("compare", 3, 60, compare);
   put("sequence", 4, 10, sequence);
   put("parity", 4, 60, parity);

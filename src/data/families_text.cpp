@@ -253,7 +253,7 @@ void add_text_families(std::vector<Family>& list) {
         {.id = id, .kind = "text", .trained = trained, .hardest = trained + 1, .chance = chance, .build = build});
   };
   put("spelling", 2, 2, spelling);
-  put("count-letter", 2, 40, count_letter);
+  put("count-letter", 2, 65, count_letter);
   put("word-length", 2, 20, word_length);
   put("change-case", 3, 2, change_case);
   put("replace-word", 1, 2, replace_word);
@@ -262,7 +262,7 @@ void add_text_families(std::vector<Family>& list) {
   put("reorder", 2, 20, reorder);
   put("key-style", 2, 2, key_style);
   put("first-letters", 4, 2, first_letters);
-  put("count-all-words", 3, 20, count_sentence);
+  put("count-all-words", 3, 30, count_sentence);
   put("wildcard", 4, 30, wildcard);
 }
 

@@ -19,7 +19,7 @@ constexpr std::string_view kTalks = "chat talk word list number text json logic 
 
 }  // namespace
 
-std::vector<std::string> Mixture::names() { return {"base", "long", "agent", "sft"}; }
+std::vector<std::string> Mixture::names() { return {"base", "long", "tools", "sft"}; }
 
 std::vector<std::string> Mixture::environments() const {
   std::vector<std::string> ids;
@@ -48,19 +48,19 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
                      tasks(12, Form::kText, true, kRules),
                      tasks(5, Form::kChat, false, kTalks),
                      tasks(5, Form::kChat, true, kTalks)};
-  } else if (name == "long" || name == "agent") {
-    const bool agent = name == "agent";
-    m.components_ = {{.part = Part::kEnglish, .share = agent ? 20 : 25, .kinds = {}, .families = {}},
+  } else if (name == "long" || name == "tools") {
+    const bool more = name == "tools";
+    m.components_ = {{.part = Part::kEnglish, .share = more ? 20 : 25, .kinds = {}, .families = {}},
                      {.part = Part::kStory, .share = 8, .kinds = {}, .families = {}},
-                     {.part = Part::kPairs, .share = agent ? 7 : 12, .kinds = {}, .families = {}},
-                     tasks(agent ? 8 : 13, Form::kText, false, "recall"),
+                     {.part = Part::kPairs, .share = more ? 7 : 12, .kinds = {}, .families = {}},
+                     tasks(more ? 8 : 13, Form::kText, false, "recall"),
                      tasks(5, Form::kChat, true, "recall"),
                      tasks(6, Form::kText, false, kRules),
                      tasks(6, Form::kText, true, kRules),
                      tasks(5, Form::kChat, false, kTalks),
                      tasks(5, Form::kChat, true, kTalks),
-                     tasks(agent ? 15 : 8, Form::kChat, true, "tool"),
-                     tasks(agent ? 15 : 7, Form::kChat, false, "tool")};
+                     tasks(more ? 15 : 8, Form::kChat, true, "tool"),
+                     tasks(more ? 15 : 7, Form::kChat, false, "tool")};
   } else if (name == "sft") {
     m.components_ = {tasks(15, Form::kSft, true, kTalks),   tasks(10, Form::kSft, true, kRules),
                      tasks(10, Form::kSft, true, "recall"), tasks(20, Form::kSft, false, kTalks),
@@ -137,7 +137,8 @@ Rendering Mixture::draw(const Component& component, Rng& rng, int length) const 
   if (family.kind == "recall")  // the distance must fit into the row: 256 into 512, 512 into 1024, ...
     hardest = length >= 4096 ? 6 : length >= 2048 ? 5 : length >= 1024 ? 4 : length >= 512 ? 3 : 1;
   const int difficulty = static_cast<int>(rng.below(static_cast<size_t>(hardest + 1)));
-  // One conversation in five comes from a small pool, so that the same question is met in every mode.
+  // One conversation in five comes from a small pool, so that the same question is met in every
+  // mode.
   const uint64_t seed = component.form == Form::kSft && rng.chance(20) ? rng.below(8) : rng.next();
   const Result<Task> task = make_task({family.id, Split::kTrain, seed, difficulty});
   HADAL_CHECK(task.ok());  // the tests make every family at every difficulty

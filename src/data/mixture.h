@@ -1,10 +1,10 @@
 // Mixtures: what a stage of training reads. A row is a pure function of (mixture, seed, step, row,
 // length), so that a run has no loader state and resumes anywhere.
 //
-//   base   short texts: English and stories, families as plain text and as chat, pairs and recall
-//   at short distances long   the same with recall up to the row's length, and tool tasks agent the
-//   same with more tool tasks sft    conversations in the released format, weight on the assistant
-//   only: thinking, plain and tools 35 : 35 : 30
+//   base   short texts: English, stories, families as text and as chat, pairs, recall nearby
+//   long   the same with recall up to the row's length, and tool tasks
+//   tools  the same with more tool tasks
+//   sft    conversations as released, weight on the assistant: thinking, plain, tools 35 : 35 : 30
 //
 // Without a corpus the share of English goes to stories. Rows hold whole documents; what is left at
 // the end takes a stretch of text that is cut to fit, or padding of weight 0. Held-out environments

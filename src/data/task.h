@@ -5,8 +5,8 @@
 // any machine. Whoever solves it plays an Episode:
 //
 //   Episode episode(task);
-//   while (!episode.done()) episode.answer(model(episode.messages()));   // tool calls are run,
-//   their results appended Verdict verdict = episode.verdict();
+//   while (!episode.done()) episode.answer(model(episode.messages()));  // tool calls are run
+//   Verdict verdict = episode.verdict();
 //
 // Const methods of Task are safe from any thread; an Episode belongs to one.
 #pragma once

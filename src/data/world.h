@@ -3,10 +3,10 @@
 // A World is a description (names of its tools, fields and entities; no code). A Store holds the
 // records of one instance. A StoreEnvironment offers the store through one of three interfaces:
 //
-//   direct  get(KEY) -> record · list(field) -> {KEY: value} · set(KEY, field, value) · move(KEY,
-//   to) or pay(from, to, amount) paged   list(field, page) -> {"rows": [{"id", KEY, field}],
-//   "next": page | null}; set and move take ids, which
-//           only the list tells
+//   direct  get(KEY) -> record · list(field) -> {KEY: value} · set(KEY, field, value) ·
+//           move(KEY, to) or pay(from, to, amount)
+//   paged   list(field, page) -> {"rows": [{"id", KEY, field}], "next": page | null};
+//           set and move take ids, which only the list tells
 //   noisy   as direct, but one call is refused until it is repeated as the error says
 //
 // KEY stands for the world's own word: two worlds share no tool name, so that knowing one does not
