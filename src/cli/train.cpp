@@ -24,8 +24,6 @@ Status run_train(TrainCommand& command) {
         command.run.directory.empty() ? command.curves + "/curves.html" : command.run.directory;
     return train::write_curves(command.curves, page);
   }
-  if (command.run.run_file.empty() || command.run.directory.empty())
-    return Error{Code::kInvalid, "train: expected RUN.json and -o DIR, or --curves DIR"};
   train::restart_with_blas_core();
   return train::run(command.run);
 }
@@ -56,6 +54,12 @@ void add_train(CLI::App& app, int& exit_status) {
   command->add_option("--curves", options->curves,
                       "draw the curves of a run's directory (-o FILE.html)");
   command->callback([options, &exit_status] {
+    const bool complete = !options->run.run_file.empty() && !options->run.directory.empty();
+    if (!complete && options->curves.empty()) {
+      fmt::print(stderr, "hadal: train: expected RUN.json and -o DIR, or --curves DIR\n");
+      exit_status = 2;
+      return;
+    }
     const Status status = run_train(*options);
     if (!status.ok()) exit_status = report_failure(status.error());
   });

@@ -107,11 +107,12 @@ TEST(TrainCommand, TwoProcesses) {
   for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(std::stod(a[i]), std::stod(b[i]), 1e-4);
 }
 
-TEST(TrainCommand, FailuresAreStatus1) {
+TEST(TrainCommand, FailuresAreStatus1AndWrongUsage2) {
+  EXPECT_EQ(hadal("train").status, 2);
   const std::string run = run_file(4);
   for (const std::string& arguments :
        {"train /nonexistent.json -o " + temp_dir("x"), std::string("train --curves /nonexistent"),
-        std::string("train"), "train " + run + " -o " + temp_dir("y") + " --from /nonexistent",
+        "train " + run + " -o " + temp_dir("y") + " --from /nonexistent",
         "train " + run + " -o " + temp_dir("z") + " --ranks 3"}) {
     const Outcome outcome = hadal(arguments);
     EXPECT_EQ(outcome.status, 1) << arguments;
