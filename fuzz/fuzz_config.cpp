@@ -8,8 +8,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, size_t size) {
   using namespace hadal;
-  const auto config =
-      checkpoint::parse_config(std::string_view(reinterpret_cast<const char*>(data), size), "fuzz");
+  const auto config = checkpoint::parse_config(std::string_view(reinterpret_cast<const char*>(data), size), "fuzz");
   if (!config.ok()) {
     for (const char byte : config.error().message)
       if (byte < ' ') std::abort();  // one line, of ASCII
@@ -18,9 +17,9 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, size_t size) {
   const auto& c = config.value();
   if (static_cast<int64_t>(c.n_layers) * c.n_routed_experts < 20000) {  // larger ones only take longer
     const auto summary = checkpoint::summarise(c);
-    if (summary.parameters <= 0 || summary.total_bytes <= 0 || summary.active_parameters > summary.parameters) std::abort();
+    if (summary.parameters <= 0 || summary.total_bytes <= 0 || summary.active_parameters > summary.parameters)
+      std::abort();
   }
-  (void)kv::Layout::from(c, checkpoint::Draft::kMtp, Numerics::kFaithful)
-      .entry_bytes_at(c.max_position_embeddings);
+  (void)kv::Layout::from(c, checkpoint::Draft::kMtp, Numerics::kFaithful).entry_bytes_at(c.max_position_embeddings);
   return 0;
 }

@@ -9,8 +9,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, size_t size) {
   using namespace hadal;
   const std::string_view bytes(reinterpret_cast<const char*>(data), size);
-  static const text::Tokenizer kOwn =
-      text::Tokenizer::parse(json::dump(checkpoint::synth_tokenizer()), "own").value();
+  static const text::Tokenizer kOwn = text::Tokenizer::parse(json::dump(checkpoint::synth_tokenizer()), "own").value();
   (void)text::Tokenizer::parse(bytes, "fuzz");
   std::string back;
   for (const TokenId id : kOwn.encode(bytes)) back += kOwn.piece(id);

@@ -69,7 +69,8 @@ void on_bus_error(int, siginfo_t* info, void*) {
   }
   char line[400];  // one write, so that the line stays whole
   size_t n = 0;
-  for (const char* part : {"hadal: ", path, ": the file was truncated or cannot be read any more while it was in use\n"})
+  for (const char* part :
+       {"hadal: ", path, ": the file was truncated or cannot be read any more while it was in use\n"})
     for (const char* c = part; *c && n < sizeof line; ++c) line[n++] = *c;
   [[maybe_unused]] const ssize_t written = ::write(2, line, n);
   ::_exit(1);
@@ -86,7 +87,8 @@ Result<std::string> read_file(const std::string& path, uint64_t max_bytes) {
   std::string content;
   if (S_ISREG(info.st_mode)) {
     if (static_cast<uint64_t>(info.st_size) > max_bytes)
-      return Error{Code::kInvalid, fmt::format("{}: expected at most {} bytes, found {}", path, max_bytes, info.st_size)};
+      return Error{Code::kInvalid,
+                   fmt::format("{}: expected at most {} bytes, found {}", path, max_bytes, info.st_size)};
     content.reserve(static_cast<size_t>(info.st_size));
   }
   char buffer[1 << 16];
@@ -154,8 +156,8 @@ Status FileMap::unchanged() const {
   if (::stat(path_.c_str(), &info) != 0) return system_error(path_, "the file is gone since it was opened");
   const int64_t modified_ns = info.st_mtim.tv_sec * 1000000000 + info.st_mtim.tv_nsec;
   if (static_cast<uint64_t>(info.st_size) != size_)
-    return Error{Code::kCorrupt, fmt::format("{}: expected {} bytes as when it was opened, found {}", path_, size_,
-                                             info.st_size)};
+    return Error{Code::kCorrupt,
+                 fmt::format("{}: expected {} bytes as when it was opened, found {}", path_, size_, info.st_size)};
   if (info.st_dev != device_ || info.st_ino != inode_ || modified_ns != modified_ns_)
     return Error{Code::kCorrupt, path_ + ": the file was replaced or rewritten since it was opened"};
   return {};

@@ -30,10 +30,11 @@ class FileMap {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
-  Status unchanged() const;                              // kCorrupt: replaced or truncated since open
-  void populate(uint64_t begin, uint64_t size) const;    // fault in [begin, begin + size) in one large step
-  void release(uint64_t begin, uint64_t size) const;     // the whole pages in it leave our memory; reading brings them back
-  uint64_t resident_bytes() const;                       // by mincore
+  Status unchanged() const;                            // kCorrupt: replaced or truncated since open
+  void populate(uint64_t begin, uint64_t size) const;  // fault in [begin, begin + size) in one large step
+  void release(uint64_t begin,
+               uint64_t size) const;  // the whole pages in it leave our memory; reading brings them back
+  uint64_t resident_bytes() const;    // by mincore
 
  private:
   std::string path_;

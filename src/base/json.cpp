@@ -65,12 +65,18 @@ Value Value::number(std::string text, bool is_int) {
 
 Value::Kind Value::kind() const {
   switch (content_.index()) {
-    case 1: return Kind::kBool;
-    case 2: return std::get<Number>(content_).is_int ? Kind::kInt : Kind::kFloat;
-    case 3: return Kind::kString;
-    case 4: return Kind::kArray;
-    case 5: return Kind::kObject;
-    default: return Kind::kNull;
+    case 1:
+      return Kind::kBool;
+    case 2:
+      return std::get<Number>(content_).is_int ? Kind::kInt : Kind::kFloat;
+    case 3:
+      return Kind::kString;
+    case 4:
+      return Kind::kArray;
+    case 5:
+      return Kind::kObject;
+    default:
+      return Kind::kNull;
   }
 }
 
@@ -135,9 +141,7 @@ const Value* Value::find(std::string_view key) const {
   return nullptr;
 }
 
-Value* Value::find(std::string_view key) {
-  return const_cast<Value*>(static_cast<const Value*>(this)->find(key));
-}
+Value* Value::find(std::string_view key) { return const_cast<Value*>(static_cast<const Value*>(this)->find(key)); }
 
 void Value::set(std::string_view key, Value value) {
   if (Value* present = find(key)) {
@@ -214,9 +218,7 @@ class Parser {
   }
 
  private:
-  Error error() const {
-    return {Code::kInvalid, fmt::format("JSON at byte {}: {}", error_at_ - begin_, message_)};
-  }
+  Error error() const { return {Code::kInvalid, fmt::format("JSON at byte {}: {}", error_at_ - begin_, message_)}; }
   bool fail(const char* message) { return fail_at(p_, message); }
   bool fail_at(const char* at, const char* message) {
     error_at_ = at;
@@ -236,8 +238,10 @@ class Parser {
     if (depth > kMaxDepth) return fail("nested too deeply (limit 900)");
     if (p_ == end_) return fail("expected a value, found the end");
     switch (*p_) {
-      case '{': return parse_object(out, depth);
-      case '[': return parse_array(out, depth);
+      case '{':
+        return parse_object(out, depth);
+      case '[':
+        return parse_array(out, depth);
       case '"': {
         std::string text;
         if (!parse_string(text)) return false;
@@ -259,7 +263,8 @@ class Parser {
       case 'I':
         if (take("Infinity")) return out = Value::number("Infinity", false), true;
         break;
-      default: return parse_number(out);
+      default:
+        return parse_number(out);
     }
     return fail("expected a value");
   }
@@ -308,8 +313,10 @@ class Parser {
     out = 0;
     for (int i = 0; i < 4; ++i, ++p_) {
       const char c = *p_;
-      const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                        : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+      const int digit = c >= '0' && c <= '9'   ? c - '0'
+                        : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                        : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                               : -1;
       if (digit < 0) return fail("expected four hexadecimal digits");
       out = out * 16 + static_cast<uint32_t>(digit);
     }
@@ -327,7 +334,8 @@ class Parser {
       if (c == '"') return ++p_, true;
       if (c < 0x20) return fail("control character in a string");
       if (c >= 0x80) {
-        const int n = utf8_length(reinterpret_cast<const unsigned char*>(p_), reinterpret_cast<const unsigned char*>(end_));
+        const int n =
+            utf8_length(reinterpret_cast<const unsigned char*>(p_), reinterpret_cast<const unsigned char*>(end_));
         if (n == 0) return fail("invalid UTF-8");
         out.append(p_, static_cast<size_t>(n));
         p_ += n;
@@ -341,14 +349,30 @@ class Parser {
     const char* start = p_++;
     if (p_ == end_) return fail("unterminated string");
     switch (*p_++) {
-      case '"': out += '"'; return true;
-      case '\\': out += '\\'; return true;
-      case '/': out += '/'; return true;
-      case 'b': out += '\b'; return true;
-      case 'f': out += '\f'; return true;
-      case 'n': out += '\n'; return true;
-      case 'r': out += '\r'; return true;
-      case 't': out += '\t'; return true;
+      case '"':
+        out += '"';
+        return true;
+      case '\\':
+        out += '\\';
+        return true;
+      case '/':
+        out += '/';
+        return true;
+      case 'b':
+        out += '\b';
+        return true;
+      case 'f':
+        out += '\f';
+        return true;
+      case 'n':
+        out += '\n';
+        return true;
+      case 'r':
+        out += '\r';
+        return true;
+      case 't':
+        out += '\t';
+        return true;
       case 'u': {
         uint32_t c = 0;
         if (!parse_hex4(c)) return false;
@@ -366,7 +390,8 @@ class Parser {
         append_utf8(out, c);
         return true;
       }
-      default: return fail_at(start, "unknown escape");
+      default:
+        return fail_at(start, "unknown escape");
     }
   }
 
@@ -408,8 +433,7 @@ class Parser {
       skip_space();
       Value value;
       if (!parse_value(value, depth + 1)) return false;
-      if (!add_member(members, places, std::move(key), std::move(value)))
-        return fail_at(at, "the key appears twice");
+      if (!add_member(members, places, std::move(key), std::move(value))) return fail_at(at, "the key appears twice");
       skip_space();
       if (p_ == end_) return fail("unterminated object");
       if (*p_ == '}') break;
@@ -421,8 +445,7 @@ class Parser {
     return true;
   }
 
-  bool add_member(Object& members, std::unordered_map<std::string_view, size_t>& places, std::string key,
-                  Value value) {
+  bool add_member(Object& members, std::unordered_map<std::string_view, size_t>& places, std::string key, Value value) {
     constexpr size_t kFew = 16;
     size_t found = members.size();
     if (members.size() < kFew) {
@@ -484,14 +507,36 @@ void append_quoted(std::string& out, std::string_view text, bool ascii, bool esc
     out.append(reinterpret_cast<const char*>(run), static_cast<size_t>(p - run));
     if (p == end) break;
     switch (*p) {
-      case '"': out += "\\\""; ++p; continue;
-      case '\\': out += "\\\\"; ++p; continue;
-      case '\b': out += "\\b"; ++p; continue;
-      case '\f': out += "\\f"; ++p; continue;
-      case '\n': out += "\\n"; ++p; continue;
-      case '\r': out += "\\r"; ++p; continue;
-      case '\t': out += "\\t"; ++p; continue;
-      default: break;
+      case '"':
+        out += "\\\"";
+        ++p;
+        continue;
+      case '\\':
+        out += "\\\\";
+        ++p;
+        continue;
+      case '\b':
+        out += "\\b";
+        ++p;
+        continue;
+      case '\f':
+        out += "\\f";
+        ++p;
+        continue;
+      case '\n':
+        out += "\\n";
+        ++p;
+        continue;
+      case '\r':
+        out += "\\r";
+        ++p;
+        continue;
+      case '\t':
+        out += "\\t";
+        ++p;
+        continue;
+      default:
+        break;
     }
     if (*p < 0x20) {
       out += fmt::format("\\u{:04x}", *p++);
@@ -522,11 +567,19 @@ void append_value(std::string& out, const Value& value, const Style& style, int 
   };
   const std::string_view item = style.indent >= 0 ? "," : style.item;
   switch (value.kind()) {
-    case Value::Kind::kNull: out += "null"; return;
-    case Value::Kind::kBool: out += value.as_bool() ? "true" : "false"; return;
+    case Value::Kind::kNull:
+      out += "null";
+      return;
+    case Value::Kind::kBool:
+      out += value.as_bool() ? "true" : "false";
+      return;
     case Value::Kind::kInt:
-    case Value::Kind::kFloat: out += value.as_string(); return;
-    case Value::Kind::kString: append_quoted(out, value.as_string(), style.ascii, style.escape_surrogates); return;
+    case Value::Kind::kFloat:
+      out += value.as_string();
+      return;
+    case Value::Kind::kString:
+      append_quoted(out, value.as_string(), style.ascii, style.escape_surrogates);
+      return;
     case Value::Kind::kArray: {
       const Array& items = value.as_array();
       out += '[';

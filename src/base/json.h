@@ -3,10 +3,10 @@
 // headers, tokenizer.json, JSON lines.
 //
 // Reading keeps what Python keeps: the order of keys, integers of any size, floats as their repr (2.50 is 2.5,
-// 1e3 is 1000.0), NaN and Infinity, lone surrogates of \uD8xx escapes (held as three bytes each). A repeated key keeps its
-// first place and takes the last value, as a dict does; kRejectDuplicates makes it an error instead (headers
-// and configs). Refused: a byte order mark, raw control characters in strings, anything after the value,
-// nesting deeper than kMaxDepth, invalid UTF-8. Errors name the byte offset.
+// 1e3 is 1000.0), NaN and Infinity, lone surrogates of \uD8xx escapes (held as three bytes each). A repeated key keeps
+// its first place and takes the last value, as a dict does; kRejectDuplicates makes it an error instead (headers and
+// configs). Refused: a byte order mark, raw control characters in strings, anything after the value, nesting deeper
+// than kMaxDepth, invalid UTF-8. Errors name the byte offset.
 //
 // Thread-safe as values are. Memory: a few times the text.
 #pragma once
@@ -34,16 +34,16 @@ class Value {
  public:
   enum class Kind { kNull, kBool, kInt, kFloat, kString, kArray, kObject };
 
-  Value() = default;  // null
-  Value(bool value);                // NOLINT: implicit, so that objects read as written
-  Value(int value);                 // NOLINT
-  Value(int64_t value);             // NOLINT
-  Value(double value);              // NOLINT: written as Python's repr
-  Value(const char* value);         // NOLINT
-  Value(std::string value);         // NOLINT
-  Value(std::string_view value);    // NOLINT
-  Value(Array value);               // NOLINT
-  Value(Object value);              // NOLINT
+  Value() = default;                                   // null
+  Value(bool value);                                   // NOLINT: implicit, so that objects read as written
+  Value(int value);                                    // NOLINT
+  Value(int64_t value);                                // NOLINT
+  Value(double value);                                 // NOLINT: written as Python's repr
+  Value(const char* value);                            // NOLINT
+  Value(std::string value);                            // NOLINT
+  Value(std::string_view value);                       // NOLINT
+  Value(Array value);                                  // NOLINT
+  Value(Object value);                                 // NOLINT
   static Value number(std::string text, bool is_int);  // text printed as it stands
 
   Kind kind() const;
@@ -57,7 +57,7 @@ class Value {
 
   // Each requires its kind.
   bool as_bool() const;
-  const std::string& as_string() const;       // kString; for numbers, their text
+  const std::string& as_string() const;  // kString; for numbers, their text
   const Array& as_array() const;
   Array& as_array();
   const Object& as_object() const;
@@ -92,7 +92,7 @@ struct Style {
   bool escape_surrogates = false;  // lone ones, which cannot be written as UTF-8, as \ud8xx; with ascii they always are
   const char* item = ", ";         // separators=(item, key)
   const char* key = ": ";
-  int indent = -1;                 // >= 0: one item per line, as json.dumps(indent=n); item separator trimmed
+  int indent = -1;  // >= 0: one item per line, as json.dumps(indent=n); item separator trimmed
 };
 std::string dump(const Value& value, const Style& style = {});
 // One line for another program: valid UTF-8 whatever the strings hold.

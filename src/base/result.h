@@ -81,9 +81,9 @@ using Status = Result<void>;
 }  // namespace hadal
 
 // The value of `expr`, or an early return of its error.
-#define HADAL_TRY(expr)                                                     \
-  __extension__({                                                           \
-    auto hadal_result = (expr);                                             \
-    if (!hadal_result.ok()) return ::hadal::Error(hadal_result.error());    \
-    std::move(hadal_result).value();                                        \
+#define HADAL_TRY(expr)                                                  \
+  __extension__({                                                        \
+    auto hadal_result = (expr);                                          \
+    if (!hadal_result.ok()) return ::hadal::Error(hadal_result.error()); \
+    std::move(hadal_result).value();                                     \
   })

@@ -76,7 +76,8 @@ void ThreadPool::run_erased(int64_t n_tasks, Call call, const void* body) {
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   take_tasks(0);
-  for (uint32_t left; (left = running_.load(std::memory_order_acquire)) != 0;) wait_for_change(running_, left, size() - 1);
+  for (uint32_t left; (left = running_.load(std::memory_order_acquire)) != 0;)
+    wait_for_change(running_, left, size() - 1);
 }
 
 void ThreadPool::work(int thread) {

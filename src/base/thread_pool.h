@@ -26,8 +26,8 @@ class ThreadPool {
 
   template <class Body>
   void run(int64_t n_tasks, const Body& body) {
-    run_erased(n_tasks, [](const void* b, int64_t task, int thread) { (*static_cast<const Body*>(b))(task, thread); },
-               &body);
+    run_erased(
+        n_tasks, [](const void* b, int64_t task, int thread) { (*static_cast<const Body*>(b))(task, thread); }, &body);
   }
 
  private:

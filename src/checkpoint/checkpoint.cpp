@@ -76,8 +76,9 @@ Result<Files> list_files(const std::string& directory) {
   std::map<std::string_view, int> shards;
   for (const auto& [name, shard] : map->as_object()) {
     if (!is_tensor_name(name))
-      return Error{Code::kCorrupt, fmt::format("{}: weight_map: expected tensor names of printable ASCII characters, found {}",
-                                               index_path, shown(name))};
+      return Error{Code::kCorrupt,
+                   fmt::format("{}: weight_map: expected tensor names of printable ASCII characters, found {}",
+                               index_path, shown(name))};
     const bool plain = shard.is_string() && is_tensor_name(shard.as_string()) && shard.as_string()[0] != '.' &&
                        shard.as_string().find('/') == std::string::npos;
     if (!plain)
@@ -96,7 +97,8 @@ Result<Files> list_files(const std::string& directory) {
   if (const json::Value* size = metadata ? metadata->find("total_size") : nullptr) {
     files.total_size = size->to_int64();
     if (!files.total_size)
-      return Error{Code::kCorrupt, fmt::format("{}: total_size: expected a number of bytes, found {}", index_path, shown(*size))};
+      return Error{Code::kCorrupt,
+                   fmt::format("{}: total_size: expected a number of bytes, found {}", index_path, shown(*size))};
   }
   return files;
 }
@@ -114,21 +116,25 @@ const FileMap& home(const std::vector<FileMap>& shards, const Tensor& tensor) {
 class Checker {
  public:
   // list: the file that lists the tensors (the index, or the only shard), for errors.
-  Checker(const std::unordered_map<std::string, Tensor>& tensors, const std::vector<FileMap>& shards, const std::string& list)
+  Checker(const std::unordered_map<std::string, Tensor>& tensors, const std::vector<FileMap>& shards,
+          const std::string& list)
       : tensors_(tensors), shards_(shards), list_(list) {}
 
   Status check(const ExpectedTensor& expected) {
     const Tensor* tensor = HADAL_TRY(need(expected.name, expected.shape));
     const auto& shape = expected.shape;
     switch (expected.storage) {
-      case Storage::kF32: return is(expected.name, *tensor, {Dtype::kF32}, shape);
-      case Storage::kI64: return is(expected.name, *tensor, {Dtype::kI64}, shape);
+      case Storage::kF32:
+        return is(expected.name, *tensor, {Dtype::kF32}, shape);
+      case Storage::kI64:
+        return is(expected.name, *tensor, {Dtype::kI64}, shape);
       case Storage::kBf16: {
         HADAL_TRY(is(expected.name, *tensor, {Dtype::kBf16, Dtype::kF32}, shape));
         return no_scale(expected);
       }
       case Storage::kLinear:
-      case Storage::kExpert: return check_linear(expected, *tensor);
+      case Storage::kExpert:
+        return check_linear(expected, *tensor);
     }
     return {};
   }
@@ -139,8 +145,8 @@ class Checker {
   Result<const Tensor*> need(const std::string& name, const std::vector<int64_t>& shape) {
     const auto it = tensors_.find(name);
     if (it == tensors_.end())
-      return Error{Code::kCorrupt, fmt::format("{}: tensor {} is missing: expected one of shape {}, found nothing", list_, name,
-                                               shape_text(shape))};
+      return Error{Code::kCorrupt, fmt::format("{}: tensor {} is missing: expected one of shape {}, found nothing",
+                                               list_, name, shape_text(shape))};
     ++n_used_;
     return &it->second;
   }
@@ -159,7 +165,8 @@ class Checker {
     const std::string scale = scale_name(expected.name);
     const auto found = tensors_.find(scale);
     if (found == tensors_.end()) return {};
-    return wrong_tensor(home(shards_, found->second), scale, "no scale for an unquantised weight", describe(found->second));
+    return wrong_tensor(home(shards_, found->second), scale, "no scale for an unquantised weight",
+                        describe(found->second));
   }
 
   Status check_linear(const ExpectedTensor& expected, const Tensor& tensor) {
@@ -180,20 +187,22 @@ class Checker {
       case Dtype::kI8:
         if (expected.storage == Storage::kExpert) {
           if (cols % 32 != 0)
-            return Error{Code::kUnsupported, fmt::format("{}: tensor {}: expected FP4 rows of a multiple of 32, found {}",
-                                                         home(shards_, tensor).path(), expected.name, cols)};
+            return Error{Code::kUnsupported,
+                         fmt::format("{}: tensor {}: expected FP4 rows of a multiple of 32, found {}",
+                                     home(shards_, tensor).path(), expected.name, cols)};
           HADAL_TRY(is(expected.name, tensor, {Dtype::kI8}, {rows, cols / 2}));
           const std::vector<int64_t> groups = {rows, cols / 32};
           const Tensor* scales = HADAL_TRY(need(scale, groups));
           return is(scale, *scales, {Dtype::kF8e8m0}, groups);
         }
         [[fallthrough]];
-      default: break;
+      default:
+        break;
     }
-    return wrong_tensor(home(shards_, tensor), expected.name,
-                        expected.storage == Storage::kExpert ? "I8 (packed FP4), F8_E4M3, BF16 or F32"
-                                                             : "F8_E4M3, BF16 or F32",
-                        describe(tensor));
+    return wrong_tensor(
+        home(shards_, tensor), expected.name,
+        expected.storage == Storage::kExpert ? "I8 (packed FP4), F8_E4M3, BF16 or F32" : "F8_E4M3, BF16 or F32",
+        describe(tensor));
   }
 
   const std::unordered_map<std::string, Tensor>& tensors_;
@@ -259,7 +268,8 @@ Result<Checkpoint> Checkpoint::open(const std::string& directory, ModelConfig mo
         if (mapped == files.weight_map.end())
           return wrong_tensor(shard, entry.name, "only tensors of the index", "it here");
         if (mapped->second != static_cast<int>(s))
-          return wrong_tensor(shard, entry.name, "it in " + files.shards[static_cast<size_t>(mapped->second)], "it here");
+          return wrong_tensor(shard, entry.name, "it in " + files.shards[static_cast<size_t>(mapped->second)],
+                              "it here");
         ++n_listed;
       }
       total_bytes += static_cast<int64_t>(entry.end - entry.begin);
@@ -267,23 +277,24 @@ Result<Checkpoint> Checkpoint::open(const std::string& directory, ModelConfig mo
       if (!release_name) continue;
       const auto [place, is_new] = checkpoint.tensors_.try_emplace(std::move(*release_name));
       if (!is_new)
-        return Error{Code::kCorrupt, fmt::format("{}: tensor {} appears twice (as {}, and in {})", shard.path(), place->first,
-                                                 entry.name, home(checkpoint.shards_, place->second).path())};
+        return Error{Code::kCorrupt,
+                     fmt::format("{}: tensor {} appears twice (as {}, and in {})", shard.path(), place->first,
+                                 entry.name, home(checkpoint.shards_, place->second).path())};
       place->second = Tensor{entry.dtype, std::move(entry.shape), shard.bytes().data() + entry.begin};
     }
   }
   if (n_listed != files.weight_map.size()) return listed_but_absent(files, checkpoint.shards_);
   if (files.total_size && *files.total_size != total_bytes)
-    return Error{Code::kCorrupt, fmt::format("{}: total_size: expected {} bytes of tensors, found {} in the shards", list,
-                                             *files.total_size, total_bytes)};
+    return Error{Code::kCorrupt, fmt::format("{}: total_size: expected {} bytes of tensors, found {} in the shards",
+                                             list, *files.total_size, total_bytes)};
 
   // Tensors decide the kind of draft and, one by one, the formats of weights; what config.json says of these is only
   // used where there are no tensors.
   int n_blocks = 0;  // one more than the highest s of mtp.s.*: a gap is then a missing tensor
   for (const auto& [name, tensor] : checkpoint.tensors_) {
     int block = 0;
-    if (name.starts_with("mtp.") && std::from_chars(name.data() + 4, name.data() + name.size(), block).ec == std::errc() &&
-        block < kMaxDraftBlocks)
+    if (name.starts_with("mtp.") &&
+        std::from_chars(name.data() + 4, name.data() + name.size(), block).ec == std::errc() && block < kMaxDraftBlocks)
       n_blocks = std::max(n_blocks, block + 1);
   }
   if (checkpoint.tensors_.contains("mtp.0.e_proj.weight")) {
@@ -291,8 +302,9 @@ Result<Checkpoint> Checkpoint::open(const std::string& directory, ModelConfig mo
   } else if (checkpoint.tensors_.contains("mtp.0.main_proj.weight")) {
     checkpoint.draft_ = Draft::kDspark;
     if (config.dspark_markov_rank == 0)
-      return Error{Code::kCorrupt, directory + "/config.json: dspark_markov_rank: expected it, since the checkpoint "
-                                               "has DSpark stages (mtp.0.main_proj), found nothing"};
+      return Error{Code::kCorrupt, directory +
+                                       "/config.json: dspark_markov_rank: expected it, since the checkpoint "
+                                       "has DSpark stages (mtp.0.main_proj), found nothing"};
   }
   if (checkpoint.draft_ != Draft::kNone) checkpoint.n_draft_blocks_ = n_blocks;
   config.n_mtp_layers = checkpoint.draft_ == Draft::kMtp ? checkpoint.n_draft_blocks_ : 0;
@@ -317,10 +329,14 @@ Result<Checkpoint> Checkpoint::open(const std::string& directory, ModelConfig mo
       if (!known.contains(name) && (unknown.empty() || name < unknown)) unknown = name;
     const std::string& shard = home(checkpoint.shards_, checkpoint.tensors_.at(unknown)).path();
     if (checkpoint.draft_ == Draft::kNone && unknown.starts_with("mtp."))
-      return Error{Code::kCorrupt, fmt::format("{}: tensor {}: expected mtp.0.e_proj.weight (MTP block) or mtp.0.main_proj.weight "
-                                               "(DSpark stages) beside it, found neither", shard, unknown)};
-    return Error{Code::kUnsupported, fmt::format("{}: tensor {}: expected only tensors of DeepSeek V4 as config.json describes it, "
-                                                 "found one more", shard, unknown)};
+      return Error{Code::kCorrupt,
+                   fmt::format("{}: tensor {}: expected mtp.0.e_proj.weight (MTP block) or mtp.0.main_proj.weight "
+                               "(DSpark stages) beside it, found neither",
+                               shard, unknown)};
+    return Error{Code::kUnsupported,
+                 fmt::format("{}: tensor {}: expected only tensors of DeepSeek V4 as config.json describes it, "
+                             "found one more",
+                             shard, unknown)};
   }
   HADAL_TRY(check_draft_ratios(config, checkpoint.draft_, checkpoint.n_draft_blocks_, directory + "/config.json"));
   return checkpoint;
@@ -342,13 +358,18 @@ Weight Checkpoint::weight(std::string_view name) const {
   const Tensor& stored = tensor(base + ".weight");
   Weight weight{.rows = stored.shape[0], .cols = stored.shape[1], .data = stored.data};
   switch (stored.dtype) {
-    case Dtype::kF32: weight.format = WeightFormat::kF32; return weight;
-    case Dtype::kBf16: weight.format = WeightFormat::kBf16; return weight;
+    case Dtype::kF32:
+      weight.format = WeightFormat::kF32;
+      return weight;
+    case Dtype::kBf16:
+      weight.format = WeightFormat::kBf16;
+      return weight;
     case Dtype::kI8:
       weight.format = WeightFormat::kFp4Block;
       weight.cols *= 2;
       break;
-    default: weight.format = WeightFormat::kFp8Block;
+    default:
+      weight.format = WeightFormat::kFp8Block;
   }
   const Tensor& scale = tensor(base + ".scale");
   weight.scale = scale.data;

@@ -27,7 +27,8 @@ namespace hadal::checkpoint {
 struct Files {
   std::vector<std::string> shards;   // names in the directory, sorted
   std::vector<std::string> missing;  // of these
-  std::unordered_map<std::string, int> weight_map;  // tensor name in the file -> its place in shards; empty without index
+  std::unordered_map<std::string, int>
+      weight_map;                     // tensor name in the file -> its place in shards; empty without index
   std::optional<int64_t> total_size;  // the index's, in bytes of tensors
   std::string incomplete() const;     // "31 of 46 shards, missing ...", or ""
 };
@@ -43,9 +44,9 @@ class Checkpoint {
   const ModelConfig& config() const { return config_; }
   Draft draft() const { return draft_; }
 
-  const Tensor* find(std::string_view name) const;   // release spelling; nullptr if absent
+  const Tensor* find(std::string_view name) const;    // release spelling; nullptr if absent
   const Tensor& tensor(std::string_view name) const;  // must be in the inventory
-  Weight weight(std::string_view name) const;  // `name`.weight with its `name`.scale, if it has one
+  Weight weight(std::string_view name) const;         // `name`.weight with its `name`.scale, if it has one
 
   int n_draft_blocks() const { return n_draft_blocks_; }
   const std::unordered_map<std::string, Tensor>& tensors() const { return tensors_; }

@@ -11,9 +11,8 @@ namespace {
 std::array<float, 256> e4m3_values() {
   std::array<float, 256> values{};
   for (int code = 0; code < 256; ++code)
-    values[static_cast<size_t>(code)] = (code & 0x7F) == 0x7F
-                                            ? std::numeric_limits<float>::quiet_NaN()
-                                            : to_f32(f8e4m3{static_cast<uint8_t>(code)});
+    values[static_cast<size_t>(code)] =
+        (code & 0x7F) == 0x7F ? std::numeric_limits<float>::quiet_NaN() : to_f32(f8e4m3{static_cast<uint8_t>(code)});
   return values;
 }
 const std::array<float, 256> kE4m3Values = e4m3_values();
@@ -48,8 +47,8 @@ struct RowError {
 
 }  // namespace
 
-f8e8m0 encode_fp8(const float* values, int64_t rows, int64_t cols, int64_t stride, uint8_t* codes,
-                  int64_t codes_stride, BlockError* error) {
+f8e8m0 encode_fp8(const float* values, int64_t rows, int64_t cols, int64_t stride, uint8_t* codes, int64_t codes_stride,
+                  BlockError* error) {
   float amax = 0;
   for (int64_t r = 0; r < rows; ++r) amax = max_magnitude(values + r * stride, cols, amax);
   const int exponent = fp8_scale_exponent(amax);
@@ -73,8 +72,7 @@ f8e8m0 encode_fp4(const float* values, int64_t n, uint8_t* packed, BlockError* e
   const float inverse = exp2i(-exponent);
   RowError sums;
   for (int64_t i = 0; i < n; i += 2) {
-    const unsigned low = round_e2m1(values[i] * inverse),
-                   high = round_e2m1(values[i + 1] * inverse);
+    const unsigned low = round_e2m1(values[i] * inverse), high = round_e2m1(values[i + 1] * inverse);
     packed[i / 2] = static_cast<uint8_t>(low | high << 4);
     if (!error) continue;
     sums.add(values[i] * inverse, e2m1_to_f32(low), 6);
@@ -111,8 +109,7 @@ void decode_row(const Weight& weight, int64_t row, int64_t first, int64_t n, flo
         } else {
           scale = to_f32(f8e8m0{static_cast<uint8_t>(weight.scale[block])});
         }
-        for (int64_t i = begin; i < std::min(n, begin + kFp8Block); ++i)
-          values[i] = kE4m3Values[codes[i]] * scale;
+        for (int64_t i = begin; i < std::min(n, begin + kFp8Block); ++i) values[i] = kE4m3Values[codes[i]] * scale;
       }
       return;
     }

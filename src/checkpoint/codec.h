@@ -41,8 +41,8 @@ struct BlockError {
 
 // A block of `rows` x `cols` (at most 128 each) float32 values, rows `stride` apart. Returns the
 // scale's code.
-f8e8m0 encode_fp8(const float* values, int64_t rows, int64_t cols, int64_t stride, uint8_t* codes,
-                  int64_t codes_stride, BlockError* error = nullptr);
+f8e8m0 encode_fp8(const float* values, int64_t rows, int64_t cols, int64_t stride, uint8_t* codes, int64_t codes_stride,
+                  BlockError* error = nullptr);
 // A group of n (even, at most 32) values into n / 2 bytes, even columns in the low nibbles.
 f8e8m0 encode_fp4(const float* values, int64_t n, uint8_t* packed, BlockError* error = nullptr);
 

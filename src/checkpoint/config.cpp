@@ -71,10 +71,9 @@ Status check_architecture(const Keys& keys) {
     return Error{Code::kUnsupported,
                  keys.wrong("model_type", "\"deepseek_v4\" (hadal computes DeepSeek V4 only)").message};
   if (const Value* names = keys.find("architectures")) {
-    const bool right = names->is_array() && names->as_array().size() == 1 &&
-                       names->as_array()[0] == Value("DeepseekV4ForCausalLM");
-    if (!right)
-      return Error{Code::kUnsupported, keys.wrong("architectures", "[\"DeepseekV4ForCausalLM\"]").message};
+    const bool right =
+        names->is_array() && names->as_array().size() == 1 && names->as_array()[0] == Value("DeepseekV4ForCausalLM");
+    if (!right) return Error{Code::kUnsupported, keys.wrong("architectures", "[\"DeepseekV4ForCausalLM\"]").message};
   }
   HADAL_TRY(keys.must("scoring_func", "sqrtsoftplus"));
   HADAL_TRY(keys.must("topk_method", "noaux_tc"));
@@ -197,8 +196,8 @@ Result<ModelConfig> parse_config(std::string_view json_text, const std::string& 
   HADAL_TRY(read_quantization(keys, c));
   HADAL_TRY(read_dspark(keys, root, c));
   if (const Value* dtype = keys.find("expert_dtype")) {
-    if (!dtype->is_string() || (dtype->as_string() != "fp4" && dtype->as_string() != "fp8" &&
-                                dtype->as_string() != "bf16"))
+    if (!dtype->is_string() ||
+        (dtype->as_string() != "fp4" && dtype->as_string() != "fp8" && dtype->as_string() != "bf16"))
       return Error{Code::kUnsupported, keys.wrong("expert_dtype", "\"fp4\", \"fp8\" or \"bf16\"").message};
     c.expert_dtype = dtype->as_string();
   }

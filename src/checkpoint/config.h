@@ -23,8 +23,8 @@ enum class LayerKind {
 
 struct ModelConfig {
   int vocab_size = 0;
-  int dim = 0;       // d: width of one stream
-  int n_layers = 0;  // L: main layers
+  int dim = 0;           // d: width of one stream
+  int n_layers = 0;      // L: main layers
   int n_mtp_layers = 0;  // num_nextn_predict_layers as the file says; what is there is Checkpoint::draft()
   int n_hash_layers = 0;
   int n_heads = 0, head_dim = 0, rope_head_dim = 0;
@@ -40,7 +40,7 @@ struct ModelConfig {
   double rope_factor = 1, beta_fast = 32, beta_slow = 1;
   int64_t original_seq_len = 0;  // 0: no YaRN
   int64_t max_position_embeddings = 0;
-  std::string expert_dtype;      // "fp4", "fp8", ... or "" when the file does not say
+  std::string expert_dtype;       // "fp4", "fp8", ... or "" when the file does not say
   bool has_quantization = false;  // a quantization_config is present
   // DSpark draft stages (0731, 0813): present when any dspark_* key is.
   int dspark_markov_rank = 0;

@@ -47,8 +47,8 @@ class List {
     linear(a + "wq_a", c_.q_lora_rank, d, Group::kAttention, layer);
     linear(a + "wq_b", heads * hd, c_.q_lora_rank, Group::kAttention, layer);
     linear(a + "wkv", hd, d, Group::kAttention, layer);
-    linear(a + "wo_a", static_cast<int64_t>(c_.o_groups) * c_.o_lora_rank, heads * hd / c_.o_groups,
-           Group::kAttention, layer);
+    linear(a + "wo_a", static_cast<int64_t>(c_.o_groups) * c_.o_lora_rank, heads * hd / c_.o_groups, Group::kAttention,
+           layer);
     linear(a + "wo_b", d, static_cast<int64_t>(c_.o_groups) * c_.o_lora_rank, Group::kAttention, layer);
     add(a + "q_norm.weight", Storage::kBf16, {c_.q_lora_rank}, Group::kAttentionVectors, layer);
     add(a + "kv_norm.weight", Storage::kBf16, {hd}, Group::kAttentionVectors, layer);
@@ -121,9 +121,9 @@ class List {
 
 const char* group_name(Group group) {
   static constexpr const char* kNames[kGroupCount] = {
-      "embedding", "head", "attention projections", "attention norms, sinks", "compressors", "indexers",
-      "routed experts", "shared experts", "gate weights", "gate biases", "hash tables", "norms",
-      "hyper-connections", "final norm, collapse", "draft"};
+      "embedding",   "head",           "attention projections", "attention norms, sinks", "compressors",
+      "indexers",    "routed experts", "shared experts",        "gate weights",           "gate biases",
+      "hash tables", "norms",          "hyper-connections",     "final norm, collapse",   "draft"};
   return kNames[static_cast<int>(group)];
 }
 
@@ -160,7 +160,8 @@ ReleaseKind release_kind(const ModelConfig& config) {
     kind.experts = Dtype::kBf16;
   } else if (config.expert_dtype.empty()) {
     kind.experts = kind.fp8 ? Dtype::kI8 : Dtype::kBf16;
-    kind.assumed = kind.fp8 ? "expert_dtype absent: FP4 experts assumed" : "no quantization_config: BF16 weights assumed";
+    kind.assumed =
+        kind.fp8 ? "expert_dtype absent: FP4 experts assumed" : "no quantization_config: BF16 weights assumed";
   }
   return kind;
 }
@@ -171,38 +172,52 @@ Status check_draft_ratios(const ModelConfig& config, Draft draft, int n_draft_bl
     const size_t layer = static_cast<size_t>(config.n_layers + i);
     if (layer >= ratios.size() && draft != Draft::kMtp) return {};
     if (layer < ratios.size() && ratios[layer] == 0) continue;
-    return Error{Code::kCorrupt, fmt::format("{}: compress_ratios: expected 0 at index {} (draft block {}), found {}", file, layer,
-                                             i, layer < ratios.size() ? std::to_string(ratios[layer]) : "nothing")};
+    return Error{Code::kCorrupt,
+                 fmt::format("{}: compress_ratios: expected 0 at index {} (draft block {}), found {}", file, layer, i,
+                             layer < ratios.size() ? std::to_string(ratios[layer]) : "nothing")};
   }
   return {};
 }
 
 std::vector<StoredTensor> stored_as(const ExpectedTensor& tensor, const ReleaseKind& kind) {
   switch (tensor.storage) {
-    case Storage::kBf16: return {{tensor.name, Dtype::kBf16, tensor.shape}};
-    case Storage::kF32: return {{tensor.name, Dtype::kF32, tensor.shape}};
-    case Storage::kI64: return {{tensor.name, Dtype::kI64, tensor.shape}};
+    case Storage::kBf16:
+      return {{tensor.name, Dtype::kBf16, tensor.shape}};
+    case Storage::kF32:
+      return {{tensor.name, Dtype::kF32, tensor.shape}};
+    case Storage::kI64:
+      return {{tensor.name, Dtype::kI64, tensor.shape}};
     case Storage::kLinear:
-    case Storage::kExpert: break;
+    case Storage::kExpert:
+      break;
   }
   const Dtype dtype = tensor.storage == Storage::kExpert ? kind.experts : kind.fp8 ? Dtype::kF8e4m3 : Dtype::kBf16;
   if (dtype == Dtype::kBf16) return {{tensor.name, Dtype::kBf16, tensor.shape}};
   const int64_t rows = tensor.shape[0], cols = tensor.shape[1];
   if (dtype == Dtype::kI8)
-    return {{tensor.name, Dtype::kI8, {rows, cols / 2}},
-            {scale_name(tensor.name), Dtype::kF8e8m0, {rows, cols / 32}}};
+    return {{tensor.name, Dtype::kI8, {rows, cols / 2}}, {scale_name(tensor.name), Dtype::kF8e8m0, {rows, cols / 32}}};
   return {{tensor.name, Dtype::kF8e4m3, tensor.shape},
-          {scale_name(tensor.name), kind.f32_scales ? Dtype::kF32 : Dtype::kF8e8m0,
+          {scale_name(tensor.name),
+           kind.f32_scales ? Dtype::kF32 : Dtype::kF8e8m0,
            {(rows + 127) / 128, (cols + 127) / 128}}};
 }
 
 std::optional<std::string> canonical_name(std::string_view name) {
-  static constexpr std::pair<std::string_view, std::string_view> kAliases[] = {
-      {"embed_tokens", "embed"}, {"lm_head", "head"}, {"input_layernorm", "attn_norm"},
-      {"post_attention_layernorm", "ffn_norm"}, {"q_a_proj", "wq_a"}, {"q_a_layernorm", "q_norm"},
-      {"q_b_proj", "wq_b"}, {"kv_a_layernorm", "kv_norm"}, {"gate_proj", "w1"}, {"down_proj", "w2"},
-      {"up_proj", "w3"}, {"self_attn", "attn"}, {"mlp", "ffn"}, {"weight_scale_inv", "scale"},
-      {"e_score_correction_bias", "bias"}};
+  static constexpr std::pair<std::string_view, std::string_view> kAliases[] = {{"embed_tokens", "embed"},
+                                                                               {"lm_head", "head"},
+                                                                               {"input_layernorm", "attn_norm"},
+                                                                               {"post_attention_layernorm", "ffn_norm"},
+                                                                               {"q_a_proj", "wq_a"},
+                                                                               {"q_a_layernorm", "q_norm"},
+                                                                               {"q_b_proj", "wq_b"},
+                                                                               {"kv_a_layernorm", "kv_norm"},
+                                                                               {"gate_proj", "w1"},
+                                                                               {"down_proj", "w2"},
+                                                                               {"up_proj", "w3"},
+                                                                               {"self_attn", "attn"},
+                                                                               {"mlp", "ffn"},
+                                                                               {"weight_scale_inv", "scale"},
+                                                                               {"e_score_correction_bias", "bias"}};
   if (name.starts_with("model.")) name.remove_prefix(6);
   if (name.starts_with("mtp.") && (name.find("emb") != std::string_view::npos || name.ends_with("head.weight")))
     return std::nullopt;

@@ -18,8 +18,21 @@ enum class Draft { kNone, kMtp, kDspark };
 
 // Rows of hadal inspect's table.
 enum class Group {
-  kEmbed, kHead, kAttention, kAttentionVectors, kCompressors, kIndexers, kRoutedExperts, kSharedExperts,
-  kGateWeights, kGateBias, kHashTables, kNorms, kHyperConnections, kFinal, kDraft
+  kEmbed,
+  kHead,
+  kAttention,
+  kAttentionVectors,
+  kCompressors,
+  kIndexers,
+  kRoutedExperts,
+  kSharedExperts,
+  kGateWeights,
+  kGateBias,
+  kHashTables,
+  kNorms,
+  kHyperConnections,
+  kFinal,
+  kDraft
 };
 inline constexpr int kGroupCount = 15;
 const char* group_name(Group group);
@@ -33,11 +46,11 @@ enum class Storage {
 };
 
 struct ExpectedTensor {
-  std::string name;            // release spelling; linears end in .weight and may have a .scale
+  std::string name;  // release spelling; linears end in .weight and may have a .scale
   Storage storage = Storage::kBf16;
   std::vector<int64_t> shape;  // in elements: [out, in] for matrices
   Group group = Group::kNorms;
-  int layer = -1;              // -1: outside the layers; n_layers + i: draft block i
+  int layer = -1;  // -1: outside the layers; n_layers + i: draft block i
 
   int64_t n_elements() const {
     int64_t n = 1;
@@ -57,10 +70,10 @@ struct StoredTensor {
   int64_t size_bytes() const;
 };
 struct ReleaseKind {
-  bool fp8 = true;            // linears; false: BF16
+  bool fp8 = true;             // linears; false: BF16
   Dtype experts = Dtype::kI8;  // packed FP4, or kF8e4m3, or kBf16
-  bool f32_scales = false;    // Base: of everything that is FP8
-  std::string assumed;        // what the config does not say, in words; empty if it says all
+  bool f32_scales = false;     // Base: of everything that is FP8
+  std::string assumed;         // what the config does not say, in words; empty if it says all
 };
 // From a config alone: expert_dtype; without it FP4 experts, or BF16 throughout if there is no quantization_config.
 ReleaseKind release_kind(const ModelConfig& config);

@@ -78,12 +78,21 @@ std::string human_bytes(int64_t bytes) {
     value /= 1024;
     ++unit;
   }
-  return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.{}f} {}", value, value < 10 ? 2 : value < 100 ? 1 : 0, kUnits[unit]);
+  return unit == 0 ? fmt::format("{} B", bytes)
+                   : fmt::format("{:.{}f} {}", value,
+                                 value < 10    ? 2
+                                 : value < 100 ? 1
+                                               : 0,
+                                 kUnits[unit]);
 }
 
 Plan make_plan(const Summary& summary, int64_t working_bytes, int64_t available_bytes) {
-  Plan plan{.verdict = Plan::Verdict::kFits, .weight_bytes = summary.total_bytes, .working_bytes = working_bytes,
-            .available_bytes = available_bytes, .seconds_per_token = 0, .sentence = {}};
+  Plan plan{.verdict = Plan::Verdict::kFits,
+            .weight_bytes = summary.total_bytes,
+            .working_bytes = working_bytes,
+            .available_bytes = available_bytes,
+            .seconds_per_token = 0,
+            .sentence = {}};
   const std::string needs = fmt::format("weights {}, working memory {}; {} available", human_bytes(plan.weight_bytes),
                                         human_bytes(working_bytes), human_bytes(available_bytes));
   if (working_bytes > available_bytes) {
@@ -91,9 +100,11 @@ Plan make_plan(const Summary& summary, int64_t working_bytes, int64_t available_
     plan.sentence = fmt::format("not enough memory: {} (a shorter context needs less)", needs);
   } else if (plan.weight_bytes + working_bytes > available_bytes) {
     plan.verdict = Plan::Verdict::kPages;
-    const double resident = static_cast<double>(available_bytes - working_bytes) / static_cast<double>(plan.weight_bytes);
+    const double resident =
+        static_cast<double>(available_bytes - working_bytes) / static_cast<double>(plan.weight_bytes);
     plan.seconds_per_token = (1 - resident) * static_cast<double>(summary.bytes_per_token) / kAssumedDiskRate;
-    plan.sentence = fmt::format("{}: will page: about {:.1f} s per token (at 1 GB/s from disk)", needs, plan.seconds_per_token);
+    plan.sentence =
+        fmt::format("{}: will page: about {:.1f} s per token (at 1 GB/s from disk)", needs, plan.seconds_per_token);
   } else {
     plan.sentence = needs;
   }

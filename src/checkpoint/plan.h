@@ -19,7 +19,7 @@ struct Plan {
   enum class Verdict { kFits, kPages, kRefuse };
   Verdict verdict = Verdict::kFits;
   int64_t weight_bytes = 0;
-  int64_t working_bytes = 0;    // states and buffers: must be resident
+  int64_t working_bytes = 0;  // states and buffers: must be resident
   int64_t available_bytes = 0;
   double seconds_per_token = 0;  // kPages: reading what does not stay, at kAssumedDiskRate
   std::string sentence;          // one line for people

@@ -17,8 +17,7 @@
 namespace hadal::checkpoint {
 namespace {
 
-constexpr int kExactSpread =
-    14;  // FP4 to FP8 is exact up to scales 2^14 apart: 6 x 2^6 <= 448, 0.5 x 2^-8 = 2^-9
+constexpr int kExactSpread = 14;  // FP4 to FP8 is exact up to scales 2^14 apart: 6 x 2^6 <= 448, 0.5 x 2^-8 = 2^-9
 
 // A place that holds no number: -1 if there is none.
 struct BadValue {
@@ -80,27 +79,24 @@ class Quantiser {
     if (stored.size() == 1) {
       const bool same = tensor.dtype == stored[0].dtype;
       if (!same) convert(group, expected);
-      writer.add(stored[0], [this, &expected, &tensor, &group, same](int64_t first, int64_t n,
-                                                                     std::byte* out) {
-        return same ? copy(expected.name, tensor, first, n, out)
-                    : round_rows(expected, tensor, group, first, n, out);
+      writer.add(stored[0], [this, &expected, &tensor, &group, same](int64_t first, int64_t n, std::byte* out) {
+        return same ? copy(expected.name, tensor, first, n, out) : round_rows(expected, tensor, group, first, n, out);
       });
       return;
     }
     if (tensor.dtype == stored[0].dtype && scale && scale->dtype == stored[1].dtype) {
       writer.add(
           stored[0],
-          [this, &expected, &tensor, &group, fp4 = tensor.dtype == Dtype::kI8](
-              int64_t first, int64_t n, std::byte* out) -> Status {
+          [this, &expected, &tensor, &group, fp4 = tensor.dtype == Dtype::kI8](int64_t first, int64_t n,
+                                                                               std::byte* out) -> Status {
             HADAL_TRY(copy(expected.name, tensor, first, n, out));
             if (fp4) count_tiles(expected, group, first, n, out);
             return {};
           },
           kFp8Block);
-      writer.add(stored[1],
-                 [this, name = stored[1].name, scale](int64_t first, int64_t n, std::byte* out) {
-                   return copy(name, *scale, first, n, out);
-                 });
+      writer.add(stored[1], [this, name = stored[1].name, scale](int64_t first, int64_t n, std::byte* out) {
+        return copy(name, *scale, first, n, out);
+      });
       return;
     }
     convert(group, expected);
@@ -110,18 +106,16 @@ class Quantiser {
     const size_t n_scales = static_cast<size_t>(stored[1].size_bytes());
     writer.add(
         stored[0],
-        [this, &expected, &group, scales, n_scales, to_fp4](int64_t first, int64_t n,
-                                                            std::byte* out) {
+        [this, &expected, &group, scales, n_scales, to_fp4](int64_t first, int64_t n, std::byte* out) {
           scales->resize(n_scales);
           return quantise_rows(expected, group, to_fp4, first, n, out, scales->data());
         },
         kFp8Block);
-    writer.add(stored[1],
-               [scales, cols = stored[1].shape[1]](int64_t first, int64_t n, std::byte* out) {
-                 std::memcpy(out, scales->data() + first * cols, static_cast<size_t>(n * cols));
-                 if ((first + n) * cols == static_cast<int64_t>(scales->size())) *scales = {};
-                 return Status();
-               });
+    writer.add(stored[1], [scales, cols = stored[1].shape[1]](int64_t first, int64_t n, std::byte* out) {
+      std::memcpy(out, scales->data() + first * cols, static_cast<size_t>(n * cols));
+      if ((first + n) * cols == static_cast<int64_t>(scales->size())) *scales = {};
+      return Status();
+    });
   }
 
  private:
@@ -132,8 +126,7 @@ class Quantiser {
 
   const FileMap& home(const std::byte* data) const {
     for (const FileMap& shard : source_.shards())
-      if (data >= shard.bytes().data() && data < shard.bytes().data() + shard.bytes().size())
-        return shard;
+      if (data >= shard.bytes().data() && data < shard.bytes().data() + shard.bytes().size()) return shard;
     HADAL_CHECK(false);
     return source_.shards().front();
   }
@@ -149,20 +142,15 @@ class Quantiser {
     return result;
   }
 
-  Error not_a_number(const std::string& name, const Tensor& tensor, const BadValue& bad,
-                     const char* expected) const {
-    const std::string place = tensor.shape.size() == 2
-                                  ? fmt::format("[{}, {}]", bad.row, bad.column)
-                                  : fmt::format("[{}]", bad.column);
-    return {Code::kInvalid,
-            fmt::format("{}: tensor {}: expected {}, found {} at {}", home(tensor.data).path(),
-                        name, expected, bad.value, place)};
+  Error not_a_number(const std::string& name, const Tensor& tensor, const BadValue& bad, const char* expected) const {
+    const std::string place =
+        tensor.shape.size() == 2 ? fmt::format("[{}, {}]", bad.row, bad.column) : fmt::format("[{}]", bad.column);
+    return {Code::kInvalid, fmt::format("{}: tensor {}: expected {}, found {} at {}", home(tensor.data).path(), name,
+                                        expected, bad.value, place)};
   }
 
   static bool is_matrix(const Tensor& tensor) { return tensor.shape.size() == 2; }
-  static int64_t columns(const Tensor& tensor) {
-    return is_matrix(tensor) ? tensor.shape[1] : tensor.n_elements();
-  }
+  static int64_t columns(const Tensor& tensor) { return is_matrix(tensor) ? tensor.shape[1] : tensor.n_elements(); }
 
   // The first value of a row that is no number; codes of E8M0 and E4M3 included.
   static BadValue find_bad(const Tensor& tensor, int64_t row, const std::byte* data) {
@@ -193,17 +181,15 @@ class Quantiser {
     return {};
   }
 
-  Status copy(const std::string& name, const Tensor& tensor, int64_t first, int64_t n,
-              std::byte* out) const {
+  Status copy(const std::string& name, const Tensor& tensor, int64_t first, int64_t n, std::byte* out) const {
     const int64_t row_bytes = columns(tensor) * dtype_size(tensor.dtype);
     const std::byte* from = tensor.data + first * row_bytes;
     if (n * row_bytes == 0) return {};
     return with_pages(from, n * row_bytes, [&]() -> Status {
       std::memcpy(out, from, static_cast<size_t>(n * row_bytes));
       std::vector<BadValue> bad(static_cast<size_t>(n));
-      pool_.run(n, [&](int64_t r, int) {
-        bad[static_cast<size_t>(r)] = find_bad(tensor, first + r, out + r * row_bytes);
-      });
+      pool_.run(
+          n, [&](int64_t r, int) { bad[static_cast<size_t>(r)] = find_bad(tensor, first + r, out + r * row_bytes); });
       for (const BadValue& value : bad)
         if (value.row >= 0) return not_a_number(name, tensor, value, "finite values");
       return {};
@@ -211,8 +197,8 @@ class Quantiser {
   }
 
   // F32 to BF16.
-  Status round_rows(const ExpectedTensor& expected, const Tensor& tensor, GroupReport& group,
-                    int64_t first, int64_t n, std::byte* out) const {
+  Status round_rows(const ExpectedTensor& expected, const Tensor& tensor, GroupReport& group, int64_t first, int64_t n,
+                    std::byte* out) const {
     const int64_t cols = columns(tensor);
     const std::byte* from = tensor.data + first * cols * 4;
     return with_pages(from, n * cols * 4, [&]() -> Status {
@@ -241,8 +227,8 @@ class Quantiser {
     });
   }
 
-  Status settle(const std::string& name, const Tensor& tensor, const std::vector<Part>& parts,
-                GroupReport& group, const char* expected) const {
+  Status settle(const std::string& name, const Tensor& tensor, const std::vector<Part>& parts, GroupReport& group,
+                const char* expected) const {
     for (const Part& part : parts) {
       if (part.bad.row >= 0) return not_a_number(name, tensor, part.bad, expected);
       group.squared_error += part.error.squared_error;
@@ -273,34 +259,30 @@ class Quantiser {
   }
 
   // Rows [first, first + n) of a linear, first a multiple of 128; scales: all of the tensor.
-  Status quantise_rows(const ExpectedTensor& expected, GroupReport& group, bool to_fp4,
-                       int64_t first, int64_t n, std::byte* out, uint8_t* scales) const {
+  Status quantise_rows(const ExpectedTensor& expected, GroupReport& group, bool to_fp4, int64_t first, int64_t n,
+                       std::byte* out, uint8_t* scales) const {
     const std::string base = expected.name.substr(0, expected.name.size() - std::strlen(".weight"));
     const Weight weight = source_.weight(base);
     const int64_t tile_cols = (weight.cols + kFp8Block - 1) / kFp8Block;
     const int64_t tile_rows = (n + kFp8Block - 1) / kFp8Block;
-    return with_pages(
-        weight.data + first * weight.row_bytes(), n * weight.row_bytes(), [&]() -> Status {
-          std::vector<Part> parts(static_cast<size_t>(tile_rows * tile_cols));
-          pool_.run(tile_rows * tile_cols, [&](int64_t t, int) {
-            const int64_t row = t / tile_cols * kFp8Block, column = t % tile_cols * kFp8Block;
-            const Tile tile{first + row, std::min(kFp8Block, n - row), column,
-                            std::min(kFp8Block, weight.cols - column)};
-            std::byte* to =
-                out + (to_fp4 ? (row * weight.cols + column) / 2 : row * weight.cols + column);
-            quantise_tile(weight, tile, to_fp4, bytes(to), scales, parts[static_cast<size_t>(t)]);
-          });
-          return settle(expected.name, source_.tensor(expected.name), parts, group,
-                        "finite values");
-        });
+    return with_pages(weight.data + first * weight.row_bytes(), n * weight.row_bytes(), [&]() -> Status {
+      std::vector<Part> parts(static_cast<size_t>(tile_rows * tile_cols));
+      pool_.run(tile_rows * tile_cols, [&](int64_t t, int) {
+        const int64_t row = t / tile_cols * kFp8Block, column = t % tile_cols * kFp8Block;
+        const Tile tile{first + row, std::min(kFp8Block, n - row), column, std::min(kFp8Block, weight.cols - column)};
+        std::byte* to = out + (to_fp4 ? (row * weight.cols + column) / 2 : row * weight.cols + column);
+        quantise_tile(weight, tile, to_fp4, bytes(to), scales, parts[static_cast<size_t>(t)]);
+      });
+      return settle(expected.name, source_.tensor(expected.name), parts, group, "finite values");
+    });
   }
 
   struct Tile {
     int64_t row, rows, column, columns;
   };
 
-  static void quantise_tile(const Weight& weight, const Tile& tile, bool to_fp4, uint8_t* codes,
-                            uint8_t* scales, Part& part) {
+  static void quantise_tile(const Weight& weight, const Tile& tile, bool to_fp4, uint8_t* codes, uint8_t* scales,
+                            Part& part) {
     float values[kFp8Block * kFp8Block];
     for (int64_t r = 0; r < tile.rows; ++r) {
       float* row = values + r * kFp8Block;
@@ -331,11 +313,10 @@ class Quantiser {
           spread.add(packed, kFp4Group / 2, scale);
         }
     } else {
-      uint8_t& scale = scales[tile.row / kFp8Block * ((weight.cols + kFp8Block - 1) / kFp8Block) +
-                              tile.column / kFp8Block];
+      uint8_t& scale =
+          scales[tile.row / kFp8Block * ((weight.cols + kFp8Block - 1) / kFp8Block) + tile.column / kFp8Block];
       BlockError error;
-      scale =
-          encode_fp8(values, tile.rows, tile.columns, kFp8Block, codes, weight.cols, &error).bits;
+      scale = encode_fp8(values, tile.rows, tile.columns, kFp8Block, codes, weight.cols, &error).bits;
       part.take(error);
       if (weight.format == WeightFormat::kFp8Block) keep_codes(weight, tile, codes, scale);
     }
@@ -347,8 +328,7 @@ class Quantiser {
 
   // An FP8 block under a power of two is in the format already, whichever of its scales it uses.
   static void keep_codes(const Weight& weight, const Tile& tile, uint8_t* codes, uint8_t& scale) {
-    const int64_t block = tile.row / kFp8Block * ((weight.cols + kFp8Block - 1) / kFp8Block) +
-                          tile.column / kFp8Block;
+    const int64_t block = tile.row / kFp8Block * ((weight.cols + kFp8Block - 1) / kFp8Block) + tile.column / kFp8Block;
     float value;
     std::memcpy(&value, weight.scale + 4 * block, 4);
     if (!weight.scales_are_f32 || !is_power_of_two(value)) return;
@@ -369,8 +349,7 @@ Result<std::string> config_text(const std::string& directory, ExpertFormat exper
   json::Value config = HADAL_TRY(json::parse(text));
   const json::Value before = config;
   config.set("expert_dtype", experts == ExpertFormat::kFp4 ? "fp4" : "fp8");
-  if (config.find("torch_dtype") && !config.find("torch_dtype")->is_null())
-    config.set("torch_dtype", "bfloat16");
+  if (config.find("torch_dtype") && !config.find("torch_dtype")->is_null()) config.set("torch_dtype", "bfloat16");
   const json::Value* old = config.find("quantization_config");
   json::Value quantization = old && old->is_object() ? *old : json::Value(json::Object{});
   quantization.set("activation_scheme", "dynamic");
@@ -386,11 +365,10 @@ Result<std::string> config_text(const std::string& directory, ExpertFormat exper
 // What else makes a checkpoint: tokenizer, generation defaults, the prompt encoding's description,
 // the licence.
 Status copy_companions(const std::string& directory, CheckpointWriter& writer) {
-  std::vector<std::string> names = {"LICENSE", "generation_config.json", "tokenizer.json",
-                                    "tokenizer_config.json"};
+  std::vector<std::string> names = {"LICENSE", "generation_config.json", "tokenizer.json", "tokenizer_config.json"};
   std::error_code error;
-  for (std::filesystem::directory_iterator it(directory + "/encoding", error), end;
-       !error && it != end; it.increment(error))
+  for (std::filesystem::directory_iterator it(directory + "/encoding", error), end; !error && it != end;
+       it.increment(error))
     names.push_back("encoding/" + it->path().filename().string());
   std::sort(names.begin(), names.end());
   for (const std::string& name : names) {
@@ -403,9 +381,7 @@ Status copy_companions(const std::string& directory, CheckpointWriter& writer) {
 
 }  // namespace
 
-double GroupReport::relative_rms() const {
-  return squared > 0 ? std::sqrt(squared_error / squared) : 0;
-}
+double GroupReport::relative_rms() const { return squared > 0 ? std::sqrt(squared_error / squared) : 0; }
 
 void GroupReport::add(const GroupReport& other) {
   n_tensors += other.n_tensors;
@@ -427,22 +403,18 @@ GroupReport QuantiseReport::total() const {
   return sum;
 }
 
-Result<QuantiseReport> quantise(const Checkpoint& source, const QuantiseOptions& options,
-                                ThreadPool& pool) {
+Result<QuantiseReport> quantise(const Checkpoint& source, const QuantiseOptions& options, ThreadPool& pool) {
   const ModelConfig& config = source.config();
   ReleaseKind kind;
   kind.experts = options.experts == ExpertFormat::kFp4 ? Dtype::kI8 : Dtype::kF8e4m3;
   if (options.experts == ExpertFormat::kFp4 && (config.dim % kFp4Group != 0 || config.moe_inter_dim % kFp4Group != 0))
-    return Error{
-        Code::kUnsupported,
-        fmt::format(
-            "{}/config.json: FP4 experts: expected hidden_size and moe_intermediate_size to be "
-            "multiples of 32, found {} and {}",
-            source.directory(), config.dim, config.moe_inter_dim)};
+    return Error{Code::kUnsupported,
+                 fmt::format("{}/config.json: FP4 experts: expected hidden_size and moe_intermediate_size to be "
+                             "multiples of 32, found {} and {}",
+                             source.directory(), config.dim, config.moe_inter_dim)};
   const std::string new_config = HADAL_TRY(config_text(source.directory(), options.experts));
-  auto writer = HADAL_TRY(CheckpointWriter::create({.directory = options.directory,
-                                                    .shard_bytes = options.shard_bytes,
-                                                    .progress = options.progress}));
+  auto writer = HADAL_TRY(CheckpointWriter::create(
+      {.directory = options.directory, .shard_bytes = options.shard_bytes, .progress = options.progress}));
   QuantiseReport report;
   Quantiser quantiser(source, pool, report);
   const auto expected = expected_tensors(config, source.draft(), source.n_draft_blocks());

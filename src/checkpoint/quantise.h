@@ -38,12 +38,11 @@ struct GroupReport {
   int64_t n_converted = 0;                    // of these, not copied as they are
   int64_t bytes_before = 0, bytes_after = 0;  // scales included
   double squared_error = 0, squared = 0;      // sums over the values
-  double max_error = 0;  // largest |value - stored| as a share of the largest |value| of its block
-                         // (FP8 128 x 128, FP4 32, BF16 row)
-  int64_t n_values = 0, n_saturated = 0;  // saturated: beyond the largest code of the grid
-  int64_t n_tiles = 0;                    // 128 x 128 tiles of FP4 weights, source or result
-  int64_t n_inexact_tiles =
-      0;  // of these, with scales too far apart to become FP8 exactly (above 2^14)
+  double max_error = 0;                       // largest |value - stored| as a share of the largest |value| of its block
+                                              // (FP8 128 x 128, FP4 32, BF16 row)
+  int64_t n_values = 0, n_saturated = 0;      // saturated: beyond the largest code of the grid
+  int64_t n_tiles = 0;                        // 128 x 128 tiles of FP4 weights, source or result
+  int64_t n_inexact_tiles = 0;                // of these, with scales too far apart to become FP8 exactly (above 2^14)
 
   double relative_rms() const;  // sqrt(squared_error / squared), 0 if nothing was converted
   void add(const GroupReport& other);
@@ -56,7 +55,6 @@ struct QuantiseReport {
   const GroupReport& operator[](Group group) const { return groups[static_cast<size_t>(group)]; }
 };
 
-Result<QuantiseReport> quantise(const Checkpoint& source, const QuantiseOptions& options,
-                                ThreadPool& pool);
+Result<QuantiseReport> quantise(const Checkpoint& source, const QuantiseOptions& options, ThreadPool& pool);
 
 }  // namespace hadal::checkpoint

@@ -11,7 +11,8 @@
 namespace hadal::checkpoint {
 namespace {
 
-constexpr Dtype kDtypes[] = {Dtype::kF32, Dtype::kBf16, Dtype::kF8e4m3, Dtype::kF8e8m0, Dtype::kI8, Dtype::kI32, Dtype::kI64};
+constexpr Dtype kDtypes[] = {Dtype::kF32, Dtype::kBf16, Dtype::kF8e4m3, Dtype::kF8e8m0,
+                             Dtype::kI8,  Dtype::kI32,  Dtype::kI64};
 
 std::optional<Dtype> dtype_of(std::string_view name) {
   if (name == "U8") return Dtype::kI8;  // packed codes: the sign of the container means nothing
@@ -40,9 +41,10 @@ Result<HeaderEntry> read_entry(const std::string& name, const json::Value& value
   HeaderEntry entry{.name = name, .dtype = Dtype::kF32, .shape = {}, .begin = 0, .end = 0};
   const auto known = dtype_of(dtype->as_string());
   if (!known)
-    return Error{Code::kUnsupported,
-                 fmt::format("{}: tensor {}: expected F32, BF16, F8_E4M3, F8_E8M0, I8, U8, I32 or I64, found unknown dtype {}",
-                             file, name, shown(*dtype))};
+    return Error{
+        Code::kUnsupported,
+        fmt::format("{}: tensor {}: expected F32, BF16, F8_E4M3, F8_E8M0, I8, U8, I32 or I64, found unknown dtype {}",
+                    file, name, shown(*dtype))};
   entry.dtype = *known;
   uint64_t size = static_cast<uint64_t>(dtype_size(entry.dtype));
   if (shape->as_array().size() > 8)
@@ -51,7 +53,8 @@ Result<HeaderEntry> read_entry(const std::string& name, const json::Value& value
     const auto extent = to_offset(item);
     if (!extent) return corrupt("expected a shape of non-negative integers, found " + shown(*shape));
     if (__builtin_mul_overflow(size, *extent, &size))
-      return corrupt(fmt::format("expected a size below 2^64 bytes, found shape {}: its size overflows", shown(*shape)));
+      return corrupt(
+          fmt::format("expected a size below 2^64 bytes, found shape {}: its size overflows", shown(*shape)));
     entry.shape.push_back(static_cast<int64_t>(*extent));
   }
   const auto begin = to_offset(offsets->as_array()[0]), end = to_offset(offsets->as_array()[1]);
@@ -72,13 +75,20 @@ Result<HeaderEntry> read_entry(const std::string& name, const json::Value& value
 
 const char* dtype_name(Dtype dtype) {
   switch (dtype) {
-    case Dtype::kF32: return "F32";
-    case Dtype::kBf16: return "BF16";
-    case Dtype::kF8e4m3: return "F8_E4M3";
-    case Dtype::kF8e8m0: return "F8_E8M0";
-    case Dtype::kI8: return "I8";
-    case Dtype::kI32: return "I32";
-    case Dtype::kI64: return "I64";
+    case Dtype::kF32:
+      return "F32";
+    case Dtype::kBf16:
+      return "BF16";
+    case Dtype::kF8e4m3:
+      return "F8_E4M3";
+    case Dtype::kF8e8m0:
+      return "F8_E8M0";
+    case Dtype::kI8:
+      return "I8";
+    case Dtype::kI32:
+      return "I32";
+    case Dtype::kI64:
+      return "I64";
   }
   return "?";
 }
@@ -94,9 +104,7 @@ bool is_tensor_name(std::string_view name) {
          std::all_of(name.begin(), name.end(), [](char c) { return c > ' ' && c < 0x7F; });
 }
 
-std::string shape_text(const std::vector<int64_t>& shape) {
-  return fmt::format("[{}]", fmt::join(shape, ", "));
-}
+std::string shape_text(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
 Result<Header> parse_header(std::span<const std::byte> bytes, uint64_t file_size, const std::string& file) {
   const auto corrupt = [&](const std::string& what) { return Error{Code::kCorrupt, file + ": " + what}; };
@@ -122,8 +130,8 @@ Result<Header> parse_header(std::span<const std::byte> bytes, uint64_t file_size
       continue;
     }
     if (!is_tensor_name(name))
-      return corrupt(fmt::format("expected tensor names of 1 to {} printable ASCII characters, found {}", kMaxTensorName,
-                                 shown(name)));
+      return corrupt(fmt::format("expected tensor names of 1 to {} printable ASCII characters, found {}",
+                                 kMaxTensorName, shown(name)));
     header.tensors.push_back(HADAL_TRY(read_entry(name, value, data_begin, file_size, file)));
   }
   std::stable_sort(header.tensors.begin(), header.tensors.end(),

@@ -36,8 +36,8 @@ struct Header {
 Result<Header> parse_header(std::span<const std::byte> bytes, uint64_t file_size, const std::string& file);
 
 std::string shown(const json::Value& value);  // for errors: one short line of ASCII
-bool is_tensor_name(std::string_view name);  // printable ASCII, so that it may stand in a line of its own
-const char* dtype_name(Dtype dtype);  // as headers spell it
+bool is_tensor_name(std::string_view name);   // printable ASCII, so that it may stand in a line of its own
+const char* dtype_name(Dtype dtype);          // as headers spell it
 std::string shape_text(const std::vector<int64_t>& shape);
 
 }  // namespace hadal::checkpoint

@@ -72,15 +72,16 @@ Summary summarise(const ModelConfig& config) {
 }
 
 Summary summarise(const Checkpoint& checkpoint) {
-  return add_up(checkpoint.config(), checkpoint.draft(), checkpoint.n_draft_blocks(), [&](const ExpectedTensor& tensor) {
-    Stored stored{1, checkpoint.tensor(tensor.name).size_bytes()};
-    if (tensor.storage == Storage::kLinear || tensor.storage == Storage::kExpert)
-      if (const Tensor* scale = checkpoint.find(scale_name(tensor.name))) {
-        ++stored.n;
-        stored.bytes += scale->size_bytes();
-      }
-    return stored;
-  });
+  return add_up(checkpoint.config(), checkpoint.draft(), checkpoint.n_draft_blocks(),
+                [&](const ExpectedTensor& tensor) {
+                  Stored stored{1, checkpoint.tensor(tensor.name).size_bytes()};
+                  if (tensor.storage == Storage::kLinear || tensor.storage == Storage::kExpert)
+                    if (const Tensor* scale = checkpoint.find(scale_name(tensor.name))) {
+                      ++stored.n;
+                      stored.bytes += scale->size_bytes();
+                    }
+                  return stored;
+                });
 }
 
 Result<std::string> sha256_of_file(const FileMap& file, const std::function<void(uint64_t)>& progress) {

@@ -13,8 +13,8 @@
 namespace hadal::checkpoint {
 
 struct GroupFigures {
-  int64_t parameters = 0;      // elements, scales not counted
-  int64_t bytes = 0;           // as stored, scales included
+  int64_t parameters = 0;       // elements, scales not counted
+  int64_t bytes = 0;            // as stored, scales included
   int64_t bytes_per_token = 0;  // read to decode one token
 };
 
@@ -28,15 +28,15 @@ struct Summary {
   int64_t active_parameters = 0;  // per token: without embedding and hash tables, chosen experts only
   int64_t bytes_per_token = 0;    // main model
   int64_t draft_parameters = 0;
-  int64_t expert_bytes = 0;       // one routed expert
-  std::string assumed;            // config alone: what it does not say, in words
-  bool assumed_fp4 = false;       // it is that the experts are FP4
+  int64_t expert_bytes = 0;  // one routed expert
+  std::string assumed;       // config alone: what it does not say, in words
+  bool assumed_fp4 = false;  // it is that the experts are FP4
 
   const GroupFigures& operator[](Group group) const { return groups[static_cast<size_t>(group)]; }
 };
 
-Summary summarise(const ModelConfig& config);         // from a config alone: the release format it names
-Summary summarise(const Checkpoint& checkpoint);      // from the tensors that are there
+Summary summarise(const ModelConfig& config);     // from a config alone: the release format it names
+Summary summarise(const Checkpoint& checkpoint);  // from the tensors that are there
 
 // SHA-256 of a file, in hex. progress(bytes done of this file).
 Result<std::string> sha256_of_file(const FileMap& file, const std::function<void(uint64_t)>& progress);

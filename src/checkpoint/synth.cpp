@@ -131,14 +131,16 @@ void fill_row(const Task& task, uint64_t seed, int64_t row, int64_t row_elements
   uint8_t* bytes = reinterpret_cast<uint8_t*>(out);
   const int row_strength = static_cast<int>(mix(stream) % 8);
   const auto group_strength = [&](int64_t group) {
-    return static_cast<size_t>(row_strength + static_cast<int>(mix(stream ^ static_cast<uint64_t>(group * 7919 + 1)) % 9));
+    return static_cast<size_t>(row_strength +
+                               static_cast<int>(mix(stream ^ static_cast<uint64_t>(group * 7919 + 1)) % 9));
   };
   Normals normals(stream);
   switch (task.tensor.dtype) {
     case Dtype::kF8e4m3:
       for (int64_t i = 0; i < row_elements; i += 32) {
         const auto& codes = tables().e4m3[group_strength(i / 32)];
-        for (int64_t k = i; k < std::min(i + 32, row_elements); ++k) bytes[k] = codes[static_cast<size_t>(normals.next_sum())];
+        for (int64_t k = i; k < std::min(i + 32, row_elements); ++k)
+          bytes[k] = codes[static_cast<size_t>(normals.next_sum())];
       }
       return;
     case Dtype::kI8:
@@ -146,7 +148,8 @@ void fill_row(const Task& task, uint64_t seed, int64_t row, int64_t row_elements
         const auto& codes = tables().e2m1[group_strength(i / 16)];
         for (int64_t k = i; k < std::min(i + 16, row_elements); ++k) {
           const unsigned low = codes[static_cast<size_t>(normals.next_sum())];
-          bytes[k] = static_cast<uint8_t>(low | static_cast<unsigned>(codes[static_cast<size_t>(normals.next_sum())]) << 4);
+          bytes[k] =
+              static_cast<uint8_t>(low | static_cast<unsigned>(codes[static_cast<size_t>(normals.next_sum())]) << 4);
         }
       }
       return;
@@ -178,9 +181,9 @@ void fill_row(const Task& task, uint64_t seed, int64_t row, int64_t row_elements
         return;
       }
       const bool matrix = task.tensor.shape.size() == 2 && !task.tensor.name.ends_with(".ape");
-      const double deviation = !matrix             ? shape.deviation
-                               : shape.gain == 0   ? 1
-                                                   : shape.gain / std::sqrt(static_cast<double>(row_elements));
+      const double deviation = !matrix           ? shape.deviation
+                               : shape.gain == 0 ? 1
+                                                 : shape.gain / std::sqrt(static_cast<double>(row_elements));
       for (int64_t i = 0; i < row_elements; ++i) {
         float value = static_cast<float>(matrix ? 0 : shape.mean) + static_cast<float>(deviation) * normals.next();
         if (task.tensor.name.ends_with("_scale")) value = std::fabs(value);
@@ -193,11 +196,14 @@ void fill_row(const Task& task, uint64_t seed, int64_t row, int64_t row_elements
       }
       return;
     }
-    default: return;
+    default:
+      return;
   }
 }
 
-int64_t row_elements(const StoredTensor& tensor) { return tensor.shape.size() == 1 ? tensor.shape[0] : tensor.shape.back(); }
+int64_t row_elements(const StoredTensor& tensor) {
+  return tensor.shape.size() == 1 ? tensor.shape[0] : tensor.shape.back();
+}
 
 // Rows [first, first + n) of a tensor, for CheckpointWriter.
 void fill_rows(const Task& task, uint64_t seed, int64_t first, int64_t n, ThreadPool& pool, std::byte* out) {
@@ -219,7 +225,8 @@ Result<json::Value> load_config_json(const std::string& name_or_path) {
   auto text = read_file(is_directory(name_or_path) ? name_or_path + "/config.json" : name_or_path, 1 << 20);
   if (!text.ok()) {
     std::string names;
-    for (int i = 0; i < kEmbeddedConfigCount; ++i) names += fmt::format("{}{}", i ? ", " : "", kEmbeddedConfigs[i].name);
+    for (int i = 0; i < kEmbeddedConfigCount; ++i)
+      names += fmt::format("{}{}", i ? ", " : "", kEmbeddedConfigs[i].name);
     return Error{text.error().code, fmt::format("{} (known names: {})", text.error().message, names)};
   }
   auto parsed = json::parse(text.value(), json::Duplicates::kReject);
@@ -236,27 +243,31 @@ Status synthesise(const json::Value& config_json, const SynthOptions& options, T
   HADAL_TRY(check_draft_ratios(config, draft, n_draft, options.config_name));
   const ReleaseKind kind = release_kind(config);
   if (kind.experts == Dtype::kI8 && (config.dim % 32 != 0 || config.moe_inter_dim % 32 != 0))
-    return Error{Code::kUnsupported, fmt::format("{}: FP4 experts: expected hidden_size and moe_intermediate_size to be "
-                                                 "multiples of 32, found {} and {}", options.config_name, config.dim,
-                                                 config.moe_inter_dim)};
+    return Error{Code::kUnsupported,
+                 fmt::format("{}: FP4 experts: expected hidden_size and moe_intermediate_size to be "
+                             "multiples of 32, found {} and {}",
+                             options.config_name, config.dim, config.moe_inter_dim)};
 
-  auto writer = HADAL_TRY(CheckpointWriter::create({.directory = options.directory, .shard_bytes = options.shard_bytes,
-                                                    .sparse = options.sparse, .progress = options.progress}));
+  auto writer = HADAL_TRY(CheckpointWriter::create({.directory = options.directory,
+                                                    .shard_bytes = options.shard_bytes,
+                                                    .sparse = options.sparse,
+                                                    .progress = options.progress}));
   for (const ExpectedTensor& expected : expected_tensors(config, draft, n_draft))
     for (StoredTensor& stored : stored_as(expected, kind)) {
       const int64_t cols = expected.storage == Storage::kI64 ? config.n_routed_experts : expected.shape.back();
       Task task{stored, expected.name, cols};
-      writer.add(std::move(stored), [task = std::move(task), &options, &pool](int64_t first, int64_t n, std::byte* rows) {
-        fill_rows(task, options.seed, first, n, pool, rows);
-        return Status();
-      });
+      writer.add(std::move(stored),
+                 [task = std::move(task), &options, &pool](int64_t first, int64_t n, std::byte* rows) {
+                   fill_rows(task, options.seed, first, n, pool, rows);
+                   return Status();
+                 });
     }
   HADAL_TRY(writer.write_tensors());
   const json::Style pretty{.ascii = false, .item = ",", .key = ": ", .indent = 1};
   if (config.vocab_size >= kSynthVocab)
     HADAL_TRY(writer.write_text("tokenizer.json", json::dump(synth_tokenizer(), pretty) + "\n"));
-  const json::Value generation = json::Object{{"bos_token_id", 0}, {"eos_token_id", 1}, {"do_sample", true},
-                                              {"temperature", 1.0}, {"top_p", 1.0}, {"hadal_untrained", true}};
+  const json::Value generation = json::Object{{"bos_token_id", 0},  {"eos_token_id", 1}, {"do_sample", true},
+                                              {"temperature", 1.0}, {"top_p", 1.0},      {"hadal_untrained", true}};
   HADAL_TRY(writer.write_text("generation_config.json", json::dump(generation, pretty) + "\n"));
   return writer.finish(config_json);
 }

@@ -18,10 +18,10 @@
 namespace hadal::checkpoint {
 
 struct SynthOptions {
-  std::string directory;   // created; must not hold a checkpoint yet
+  std::string directory;               // created; must not hold a checkpoint yet
   std::string config_name = "config";  // the config's, in errors
   uint64_t seed = 1;
-  bool sparse = false;     // holes instead of values: every name, dtype and shape, no bytes
+  bool sparse = false;  // holes instead of values: every name, dtype and shape, no bytes
   int64_t shard_bytes = int64_t{4} << 30;
   std::function<void(int64_t done, int64_t total)> progress;  // bytes
 };

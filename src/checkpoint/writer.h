@@ -26,9 +26,9 @@
 namespace hadal::checkpoint {
 
 struct WriterOptions {
-  std::string directory;                   // created if need be
-  int64_t shard_bytes = int64_t{4} << 30;  // a larger tensor gets a shard of its own
-  bool sparse = false;                     // holes instead of values: producers are not called
+  std::string directory;                                      // created if need be
+  int64_t shard_bytes = int64_t{4} << 30;                     // a larger tensor gets a shard of its own
+  bool sparse = false;                                        // holes instead of values: producers are not called
   std::function<void(int64_t done, int64_t total)> progress;  // bytes of tensors
 };
 

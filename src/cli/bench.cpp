@@ -54,9 +54,8 @@ class Roofs {
     const int64_t part = size / pool_.size() / 4096 * 4096;
     Samples samples;
     for (int i = 0; i < 5; ++i)
-      samples.values.push_back(seconds([&] {
-        pool_.run(pool_.size(), [&](int64_t t, int) { g_sink = isa_.probe_read(data + t * part, part); });
-      }));
+      samples.values.push_back(seconds(
+          [&] { pool_.run(pool_.size(), [&](int64_t t, int) { g_sink = isa_.probe_read(data + t * part, part); }); }));
     return static_cast<double>(part * pool_.size()) / samples.best();
   }
   double operations(float (*probe)(int64_t), int64_t per_round) {
@@ -64,7 +63,8 @@ class Roofs {
     const int64_t rounds = std::string_view(isa_.name) == "reference" ? kRounds / 100 : kRounds;
     Samples samples;
     for (int i = 0; i < 5; ++i)
-      samples.values.push_back(seconds([&] { pool_.run(pool_.size(), [&](int64_t, int) { g_sink = probe(rounds); }); }));
+      samples.values.push_back(
+          seconds([&] { pool_.run(pool_.size(), [&](int64_t, int) { g_sink = probe(rounds); }); }));
     return 2.0 * static_cast<double>(rounds * per_round * pool_.size()) / samples.best();
   }
 
@@ -96,13 +96,15 @@ struct Measured {
 
 Result<int> bench(const BenchOptions& options) {
   const kernels::Isa* isa = kernels::find_isa(options.isa);
-  if (!isa) return Error{Code::kUnsupported, fmt::format("--isa {}: not an instruction set of this machine", options.isa)};
+  if (!isa)
+    return Error{Code::kUnsupported, fmt::format("--isa {}: not an instruction set of this machine", options.isa)};
   const auto checkpoint = HADAL_TRY(checkpoint::Checkpoint::open(options.model));
   const auto summary = checkpoint::summarise(checkpoint);
   const auto& config = checkpoint.config();
   {
     ProgressBar bar("loading weights");
-    checkpoint::warm_up(checkpoint, checkpoint::available_memory(), nullptr, [&](int64_t done, int64_t total) { bar.update(done, total); });
+    checkpoint::warm_up(checkpoint, checkpoint::available_memory(), nullptr,
+                        [&](int64_t done, int64_t total) { bar.update(done, total); });
   }
   ThreadPool pool(options.threads > 0 ? options.threads : ThreadPool::default_threads());
   auto model = HADAL_TRY(model::Transformer::bind(checkpoint, Numerics::kFaithful, *isa, pool));
@@ -118,9 +120,10 @@ Result<int> bench(const BenchOptions& options) {
     result.anonymous_read = roofs.read(static_cast<const std::byte*>(memory), kProbeBytes);
     munmap(memory, kProbeBytes);
   }
-  const auto shard = std::max_element(checkpoint.shards().begin(), checkpoint.shards().end(), [](const FileMap& a, const FileMap& b) {
-    return a.bytes().size() < b.bytes().size();
-  })->bytes();
+  const auto shard =
+      std::max_element(checkpoint.shards().begin(), checkpoint.shards().end(), [](const FileMap& a, const FileMap& b) {
+        return a.bytes().size() < b.bytes().size();
+      })->bytes();
   // The largest shard, from its middle on where there is room: not what was touched last.
   const int64_t size = std::min<int64_t>(static_cast<int64_t>(shard.size()), 2 * kProbeBytes);
   result.mapped_read = roofs.read(shard.data() + (static_cast<int64_t>(shard.size()) - size) / 2 / 4096 * 4096, size);
@@ -152,36 +155,51 @@ Result<int> bench(const BenchOptions& options) {
   }
   bar.clear();
 
-  const double flops = prefill_flops(summary, config, options.prompt), bytes = static_cast<double>(summary.bytes_per_token);
+  const double flops = prefill_flops(summary, config, options.prompt),
+               bytes = static_cast<double>(summary.bytes_per_token);
   const double prompt = static_cast<double>(options.prompt);
   const auto prefill_rate = [&](double s) { return flops / s; };
   const auto decode_rate = [&](double s) { return bytes / s; };
   if (options.json) {
     const auto measured = [&](const Samples& samples, double n_tokens, double rate, double roof) {
-      return json::Object{{"median_ms", samples.median() * 1e3}, {"best_ms", samples.best() * 1e3},
-                          {"tokens_per_s", n_tokens / samples.median()}, {"rate", rate}, {"share_of_roof", rate / roof}};
+      return json::Object{{"median_ms", samples.median() * 1e3},
+                          {"best_ms", samples.best() * 1e3},
+                          {"tokens_per_s", n_tokens / samples.median()},
+                          {"rate", rate},
+                          {"share_of_roof", rate / roof}};
     };
-    fmt::print("{}\n", json::dump(json::Object{
-        {"model", options.model}, {"isa", isa->name}, {"threads", pool.size()},
-        {"roofs", json::Object{{"read_anonymous", result.anonymous_read}, {"read_mapped", result.mapped_read},
-                               {"fp32_flops", result.fma}, {"int8_ops", result.int8}}},
-        {"prompt_tokens", options.prompt}, {"bytes_per_token", summary.bytes_per_token}, {"prefill_flops", flops},
-        {"prefill", measured(result.prefill, prompt, prefill_rate(result.prefill.median()), result.fma)},
-        {"decode", measured(result.decode, 1, decode_rate(result.decode.median()), result.mapped_read)}}));
+    fmt::print("{}\n",
+               json::dump(json::Object{
+                   {"model", options.model},
+                   {"isa", isa->name},
+                   {"threads", pool.size()},
+                   {"roofs", json::Object{{"read_anonymous", result.anonymous_read},
+                                          {"read_mapped", result.mapped_read},
+                                          {"fp32_flops", result.fma},
+                                          {"int8_ops", result.int8}}},
+                   {"prompt_tokens", options.prompt},
+                   {"bytes_per_token", summary.bytes_per_token},
+                   {"prefill_flops", flops},
+                   {"prefill", measured(result.prefill, prompt, prefill_rate(result.prefill.median()), result.fma)},
+                   {"decode", measured(result.decode, 1, decode_rate(result.decode.median()), result.mapped_read)}}));
     return 0;
   }
-  fmt::print("{}: {} layers, {} read per token, {:.0f} GFLOP per prompt\n{}, {} threads\n\n", options.model, config.n_layers,
-             checkpoint::human_bytes(summary.bytes_per_token), flops * 1e-9, isa->name, pool.size());
-  const auto roof = [](const char* name, double value, const char* unit) { fmt::print("{:<26}{:>10.1f} {}\n", name, value * 1e-9, unit); };
+  fmt::print("{}: {} layers, {} read per token, {:.0f} GFLOP per prompt\n{}, {} threads\n\n", options.model,
+             config.n_layers, checkpoint::human_bytes(summary.bytes_per_token), flops * 1e-9, isa->name, pool.size());
+  const auto roof = [](const char* name, double value, const char* unit) {
+    fmt::print("{:<26}{:>10.1f} {}\n", name, value * 1e-9, unit);
+  };
   roof("read, anonymous memory", result.anonymous_read, "GB/s");
   roof("read, mapped weights", result.mapped_read, "GB/s");
   roof("fp32 multiply-add", result.fma, "GFLOP/s");
   roof("int8 multiply-add", result.int8, "GOP/s");
   fmt::print("\n{:<18}{:>12}{:>12}{:>14}{:>20}\n", "", "ms", "tokens/s", "", "share of its roof");
   const auto row = [](const std::string& name, double s, double n_tokens, double rate, const char* unit, double of) {
-    fmt::print("{:<18}{:>12.1f}{:>12.2f}{:>8.1f} {:<7}{:>16.1f} %\n", name, s * 1e3, n_tokens / s, rate * 1e-9, unit, 100 * rate / of);
+    fmt::print("{:<18}{:>12.1f}{:>12.2f}{:>8.1f} {:<7}{:>16.1f} %\n", name, s * 1e3, n_tokens / s, rate * 1e-9, unit,
+               100 * rate / of);
   };
-  row(fmt::format("prefill {}", options.prompt), result.prefill.median(), prompt, prefill_rate(result.prefill.median()), "GFLOP/s", result.fma);
+  row(fmt::format("prefill {}", options.prompt), result.prefill.median(), prompt, prefill_rate(result.prefill.median()),
+      "GFLOP/s", result.fma);
   row("  best", result.prefill.best(), prompt, prefill_rate(result.prefill.best()), "GFLOP/s", result.fma);
   row("decode", result.decode.median(), 1, decode_rate(result.decode.median()), "GB/s", result.mapped_read);
   row("  best", result.decode.best(), 1, decode_rate(result.decode.best()), "GB/s", result.mapped_read);
@@ -195,9 +213,15 @@ void add_bench(CLI::App& app, int& exit_status) {
   auto options = std::make_shared<BenchOptions>();
   add_model_option(*command, options->model);
   command->add_option("--threads", options->threads, "(default: one per core)")->check(CLI::Range(1, 1024));
-  command->add_option("--isa", options->isa, "reference, avx2, avx512 or auto")->check(CLI::IsMember({"reference", "avx2", "avx512", "auto"}))->capture_default_str();
-  command->add_option("--prompt", options->prompt, "tokens of the prompt")->check(CLI::Range(1, 65536))->capture_default_str();
-  command->add_option("--tokens", options->tokens, "tokens decoded after it")->check(CLI::Range(1, 65536))->capture_default_str();
+  command->add_option("--isa", options->isa, "reference, avx2, avx512 or auto")
+      ->check(CLI::IsMember({"reference", "avx2", "avx512", "auto"}))
+      ->capture_default_str();
+  command->add_option("--prompt", options->prompt, "tokens of the prompt")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  command->add_option("--tokens", options->tokens, "tokens decoded after it")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
   command->add_option("--repetitions", options->repetitions, "")->check(CLI::Range(1, 1000))->capture_default_str();
   command->add_flag("--json", options->json, "one JSON object");
   command->callback([options, &exit_status] {

@@ -55,10 +55,12 @@ void add_encode(CLI::App& app, int& exit_status) {
   CLI::App* command = app.add_subcommand("encode", "Messages to prompt text (JSON lines on stdin)");
   auto encoding = std::make_shared<std::string>("v4");
   command->add_option("--encoding", *encoding, "v4 or v4-0731; a line's own \"encoding\" wins")
-      ->check(CLI::IsMember({"v4", "v4-0731"}))->capture_default_str();
+      ->check(CLI::IsMember({"v4", "v4-0731"}))
+      ->capture_default_str();
   command->callback([encoding, &exit_status] {
     const text::Encoding fallback = text::encoding_by_name(*encoding).value();
-    exit_status = for_each_json_line(std::cin, std::cout, [&](const Value& line) { return encode_line(line, fallback); });
+    exit_status =
+        for_each_json_line(std::cin, std::cout, [&](const Value& line) { return encode_line(line, fallback); });
   });
 }
 

@@ -19,9 +19,8 @@ Result<Golden> Golden::open(const std::string& path) {
   for (const auto& [key, value] : header.metadata) golden.metadata_[key] = value;
   const auto format = golden.metadata_.find("format");
   if (format == golden.metadata_.end() || format->second != "hadal-golden-1")
-    return Error{Code::kUnsupported,
-                 fmt::format("{}: expected metadata format hadal-golden-1, found {}", path,
-                             format == golden.metadata_.end() ? "none" : format->second)};
+    return Error{Code::kUnsupported, fmt::format("{}: expected metadata format hadal-golden-1, found {}", path,
+                                                 format == golden.metadata_.end() ? "none" : format->second)};
   golden.path_ = path;
   if (!golden.has("tokens")) return Error{Code::kCorrupt, path + ": tensor tokens is missing"};
   const auto& shape = golden.shape("tokens");
@@ -29,18 +28,15 @@ Result<Golden> Golden::open(const std::string& path) {
   return golden;
 }
 
-Status Golden::expect(const std::string& name, bool is_integer,
-                      const std::vector<int64_t>& shape) const {
+Status Golden::expect(const std::string& name, bool is_integer, const std::vector<int64_t>& shape) const {
   const auto it = tensors_.find(name);
-  if (it == tensors_.end())
-    return Error{Code::kCorrupt, fmt::format("{}: tensor {} is missing", path_, name)};
+  if (it == tensors_.end()) return Error{Code::kCorrupt, fmt::format("{}: tensor {} is missing", path_, name)};
   const auto& [dtype, found, data] = it->second;
-  const bool right =
-      is_integer ? dtype == "I64" || dtype == "I32" : dtype == "F32" || dtype == "BF16";
+  const bool right = is_integer ? dtype == "I64" || dtype == "I32" : dtype == "F32" || dtype == "BF16";
   if (right && found == shape) return {};
-  return Error{Code::kCorrupt, fmt::format("{}: tensor {}: expected {} [{}], found {} [{}]", path_,
-                                           name, is_integer ? "I64 or I32" : "F32 or BF16",
-                                           fmt::join(shape, ", "), dtype, fmt::join(found, ", "))};
+  return Error{Code::kCorrupt, fmt::format("{}: tensor {}: expected {} [{}], found {} [{}]", path_, name,
+                                           is_integer ? "I64 or I32" : "F32 or BF16", fmt::join(shape, ", "), dtype,
+                                           fmt::join(found, ", "))};
 }
 
 std::vector<std::string> Golden::names() const {

@@ -20,7 +20,7 @@ class Golden {
   bool has(const std::string& name) const { return tensors_.contains(name); }
   std::vector<std::string> names() const;
   const std::vector<int64_t>& shape(const std::string& name) const { return tensors_.at(name).shape; }
-  std::vector<float> floats(const std::string& name) const;     // F32, BF16
+  std::vector<float> floats(const std::string& name) const;      // F32, BF16
   std::vector<int64_t> integers(const std::string& name) const;  // I64, I32
   std::vector<TokenId> tokens() const;
   // kCorrupt unless tensor `name` is there with this shape and kind. To be called before reading

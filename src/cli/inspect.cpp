@@ -21,10 +21,10 @@ namespace {
 using checkpoint::Checkpoint;
 using checkpoint::Draft;
 using checkpoint::Group;
+using checkpoint::human_bytes;
 using checkpoint::LayerKind;
 using checkpoint::ModelConfig;
 using checkpoint::Summary;
-using checkpoint::human_bytes;
 
 constexpr int64_t kContexts[] = {4096, 131072, 1048576};
 
@@ -44,8 +44,8 @@ struct Report {
   ModelConfig config;
   Summary summary;
   kv::Layout layout;
-  std::string source;      // what the figures come from
-  std::string incomplete;  // a partial download, in words
+  std::string source;        // what the figures come from
+  std::string incomplete;    // a partial download, in words
   std::string disagreement;  // between config and tensors, in words; the tensors count
   std::vector<Shard> shards;
   std::string fingerprint;
@@ -54,7 +54,8 @@ struct Report {
   double kv_bytes_per_token() const {
     double bytes = 0;
     for (const int ratio : layout.ratios)
-      if (ratio) bytes += static_cast<double>(layout.kv_row_bytes() + (ratio == 4 ? layout.index_row_bytes() : 0)) / ratio;
+      if (ratio)
+        bytes += static_cast<double>(layout.kv_row_bytes() + (ratio == 4 ? layout.index_row_bytes() : 0)) / ratio;
     return bytes;
   }
   int64_t window_bytes() const {
@@ -147,10 +148,9 @@ void print_table(const Report& r) {
   }
   fmt::print("{:<24}{:>20}{:>18}{:>16}\n\n", "total (without draft)", grouped(r.summary.parameters),
              grouped(r.summary.total_bytes - r.summary[Group::kDraft].bytes), grouped(r.summary.bytes_per_token));
-  line("parameters", fmt::format("{:.1f} B total, {:.2f} B active per token ({})",
-                                 static_cast<double>(r.summary.parameters) * 1e-9,
-                                 static_cast<double>(r.summary.active_parameters) * 1e-9,
-                                 grouped(r.summary.active_parameters)));
+  line("parameters",
+       fmt::format("{:.1f} B total, {:.2f} B active per token ({})", static_cast<double>(r.summary.parameters) * 1e-9,
+                   static_cast<double>(r.summary.active_parameters) * 1e-9, grouped(r.summary.active_parameters)));
   line("checkpoint", fmt::format("{} bytes ({}) in {} tensors", grouped(r.summary.total_bytes),
                                  human_bytes(r.summary.total_bytes), grouped(r.summary.n_tensors)));
   line("one routed expert", grouped(r.summary.expert_bytes) + " bytes");
@@ -158,11 +158,12 @@ void print_table(const Report& r) {
   line("KV per token", fmt::format("{} bytes", r.kv_bytes_per_token()));
   for (const int64_t context : kContexts)
     line(fmt::format("  at {}", grouped(context)),
-         fmt::format("{} bytes ({})", grouped(r.layout.entry_bytes_at(context)), human_bytes(r.layout.entry_bytes_at(context))));
+         fmt::format("{} bytes ({})", grouped(r.layout.entry_bytes_at(context)),
+                     human_bytes(r.layout.entry_bytes_at(context))));
   line("per conversation", fmt::format("+ {} of windows and open blocks", human_bytes(r.layout.constant_bytes())));
-  line("memory needed", fmt::format("{} with one conversation of 128K tokens",
-                                    human_bytes(r.summary.total_bytes + r.layout.entry_bytes_at(131072) +
-                                                r.layout.constant_bytes())));
+  line("memory needed",
+       fmt::format("{} with one conversation of 128K tokens",
+                   human_bytes(r.summary.total_bytes + r.layout.entry_bytes_at(131072) + r.layout.constant_bytes())));
   if (!r.shards.empty()) {
     fmt::print("\nSHA-256\n");
     for (const Shard& shard : r.shards) fmt::print("{}  {}\n", shard.digest, shard.name);
@@ -176,7 +177,8 @@ void print_json(const Report& r) {
   for (int g = 0; g < checkpoint::kGroupCount; ++g) {
     const auto& figures = r.summary.groups[static_cast<size_t>(g)];
     groups.emplace_back(checkpoint::group_name(static_cast<Group>(g)),
-                        json::Object{{"parameters", figures.parameters}, {"bytes", figures.bytes},
+                        json::Object{{"parameters", figures.parameters},
+                                     {"bytes", figures.bytes},
                                      {"bytes_per_token", figures.bytes_per_token}});
   }
   for (const int64_t context : kContexts) kv_at.emplace_back(std::to_string(context), r.layout.entry_bytes_at(context));
@@ -185,9 +187,12 @@ void print_json(const Report& r) {
       {"source", r.source},
       {"complete", r.incomplete.empty()},
       {"incomplete", r.incomplete.empty() ? json::Value() : json::Value(r.incomplete)},
-      {"layers", json::Object{{"total", c.n_layers}, {"swa", count(c, LayerKind::kSwa)}, {"csa", count(c, LayerKind::kCsa)},
+      {"layers", json::Object{{"total", c.n_layers},
+                              {"swa", count(c, LayerKind::kSwa)},
+                              {"csa", count(c, LayerKind::kCsa)},
                               {"hca", count(c, LayerKind::kHca)}}},
-      {"draft", json::Object{{"kind", draft_name(r.summary.draft)}, {"blocks", r.summary.n_draft_blocks},
+      {"draft", json::Object{{"kind", draft_name(r.summary.draft)},
+                             {"blocks", r.summary.n_draft_blocks},
                              {"parameters", r.summary.draft_parameters}}},
       {"parameters", r.summary.parameters},
       {"active_parameters", r.summary.active_parameters},
@@ -230,8 +235,8 @@ Status add_digests(const Checkpoint& checkpoint, Report& report) {
     const std::string name = shard.path().substr(shard.path().rfind('/') + 1);
     const int64_t size = static_cast<int64_t>(shard.bytes().size());
     ProgressBar bar(name.size() > 16 ? name.substr(0, 16) : name);
-    const std::string digest = HADAL_TRY(checkpoint::sha256_of_file(
-        shard, [&](uint64_t done) { bar.update(static_cast<int64_t>(done), size); }));
+    const std::string digest = HADAL_TRY(
+        checkpoint::sha256_of_file(shard, [&](uint64_t done) { bar.update(static_cast<int64_t>(done), size); }));
     report.shards.push_back({name, digest, size});
     all += name + " " + digest + "\n";
   }
@@ -244,17 +249,22 @@ Status add_digests(const Checkpoint& checkpoint, Report& report) {
 // What the config says and the tensors do not bear out.
 std::string disagreement(const ModelConfig& config, const Checkpoint& checkpoint) {
   const auto* expert = checkpoint.find("layers.0.ffn.experts.0.w1.weight");
-  const std::string found = expert->dtype == Dtype::kI8 ? "fp4" : expert->dtype == Dtype::kF8e4m3 ? "fp8"
-                            : expert->dtype == Dtype::kBf16 ? "bf16" : "f32";
+  const std::string found = expert->dtype == Dtype::kI8       ? "fp4"
+                            : expert->dtype == Dtype::kF8e4m3 ? "fp8"
+                            : expert->dtype == Dtype::kBf16   ? "bf16"
+                                                              : "f32";
   std::string text;
   if (!config.expert_dtype.empty() && config.expert_dtype != found)
     text = fmt::format("expert_dtype {}, but the experts are {}", config.expert_dtype, found);
-  const Draft said = config.dspark_markov_rank > 0 ? Draft::kDspark : config.n_mtp_layers > 0 ? Draft::kMtp : Draft::kNone;
+  const Draft said = config.dspark_markov_rank > 0 ? Draft::kDspark
+                     : config.n_mtp_layers > 0     ? Draft::kMtp
+                                                   : Draft::kNone;
   if (said != checkpoint.draft() || (said == Draft::kMtp && config.n_mtp_layers != checkpoint.n_draft_blocks()))
     text += fmt::format("{}draft {}, but the tensors hold {}", text.empty() ? "" : "; ",
                         said == Draft::kMtp ? fmt::format("{} x MTP", config.n_mtp_layers) : draft_name(said),
-                        checkpoint.n_draft_blocks() ? fmt::format("{} x {}", checkpoint.n_draft_blocks(), draft_name(checkpoint.draft()))
-                                                    : "none");
+                        checkpoint.n_draft_blocks()
+                            ? fmt::format("{} x {}", checkpoint.n_draft_blocks(), draft_name(checkpoint.draft()))
+                            : "none");
   return text;
 }
 
@@ -300,7 +310,8 @@ void add_inspect(CLI::App& app, int& exit_status) {
   auto options = std::make_shared<Options>();
   command->add_option("PATH", options->path, "checkpoint directory or config.json")->required();
   command->add_flag("--json", options->json, "one JSON object");
-  command->add_flag("--sha256", options->digests, "digests of the shards, and a fingerprint of the model: of shard names, digests and config.json");
+  command->add_flag("--sha256", options->digests,
+                    "digests of the shards, and a fingerprint of the model: of shard names, digests and config.json");
   command->callback([options, &exit_status] {
     const auto report = inspect(options->path, options->digests);
     if (!report.ok()) {

@@ -26,25 +26,21 @@ struct QuantizeCommand {
 };
 
 void print_row(const char* name, const GroupReport& group) {
-  const auto share = [](double x) {
-    return x > 0 ? fmt::format("{:.2e}", x) : std::string("exact");
-  };
+  const auto share = [](double x) { return x > 0 ? fmt::format("{:.2e}", x) : std::string("exact"); };
   const bool changed = group.n_converted > 0;
-  fmt::print("{:<24}{:>9}{:>11}{:>12}{:>12}{:>11}{:>11}{:>11}{:>15}\n", name, group.n_tensors,
-             group.n_converted, checkpoint::human_bytes(group.bytes_before),
-             checkpoint::human_bytes(group.bytes_after),
+  fmt::print("{:<24}{:>9}{:>11}{:>12}{:>12}{:>11}{:>11}{:>11}{:>15}\n", name, group.n_tensors, group.n_converted,
+             checkpoint::human_bytes(group.bytes_before), checkpoint::human_bytes(group.bytes_after),
              changed ? share(group.relative_rms()) : "-", changed ? share(group.max_error) : "-",
              changed ? std::to_string(group.n_saturated) : "-",
              group.n_tiles ? fmt::format("{} of {}", group.n_inexact_tiles, group.n_tiles) : "-");
 }
 
 void print_table(const QuantiseReport& report) {
-  fmt::print("{:<24}{:>9}{:>11}{:>12}{:>12}{:>11}{:>11}{:>11}{:>15}\n", "", "tensors", "converted",
-             "before", "after", "rms error", "max error", "saturated", "inexact tiles");
+  fmt::print("{:<24}{:>9}{:>11}{:>12}{:>12}{:>11}{:>11}{:>11}{:>15}\n", "", "tensors", "converted", "before", "after",
+             "rms error", "max error", "saturated", "inexact tiles");
   for (int g = 0; g < checkpoint::kGroupCount; ++g) {
     const GroupReport& group = report.groups[static_cast<size_t>(g)];
-    if (group.n_tensors > 0)
-      print_row(checkpoint::group_name(static_cast<checkpoint::Group>(g)), group);
+    if (group.n_tensors > 0) print_row(checkpoint::group_name(static_cast<checkpoint::Group>(g)), group);
   }
   print_row("total", report.total());
   fmt::print(
@@ -72,8 +68,7 @@ void print_json(const QuantizeCommand& command, const QuantiseReport& report) {
   for (int g = 0; g < checkpoint::kGroupCount; ++g) {
     const GroupReport& group = report.groups[static_cast<size_t>(g)];
     if (group.n_tensors > 0)
-      groups.emplace_back(checkpoint::group_name(static_cast<checkpoint::Group>(g)),
-                          to_json(group));
+      groups.emplace_back(checkpoint::group_name(static_cast<checkpoint::Group>(g)), to_json(group));
   }
   const json::Object out{{"source", command.source},    {"output", command.output},
                          {"experts", command.experts},  {"shards", report.n_shards},
@@ -85,20 +80,18 @@ Result<QuantiseReport> run_quantize(const QuantizeCommand& command) {
   const auto source = HADAL_TRY(checkpoint::Checkpoint::open(command.source));
   ThreadPool pool(command.threads > 0 ? command.threads : ThreadPool::default_threads());
   ProgressBar bar("quantizing");
-  return checkpoint::quantise(
-      source,
-      {.directory = command.output,
-       .experts = command.experts == "fp4" ? ExpertFormat::kFp4 : ExpertFormat::kFp8,
-       .shard_bytes = command.shard_megabytes << 20,
-       .progress = [&bar](int64_t done, int64_t total) { bar.update(done, total); }},
-      pool);
+  return checkpoint::quantise(source,
+                              {.directory = command.output,
+                               .experts = command.experts == "fp4" ? ExpertFormat::kFp4 : ExpertFormat::kFp8,
+                               .shard_bytes = command.shard_megabytes << 20,
+                               .progress = [&bar](int64_t done, int64_t total) { bar.update(done, total); }},
+                              pool);
 }
 
 }  // namespace
 
 void add_quantize(CLI::App& app, int& exit_status) {
-  CLI::App* command =
-      app.add_subcommand("quantize", "Write a BF16, F32 or FP8 checkpoint in the release format");
+  CLI::App* command = app.add_subcommand("quantize", "Write a BF16, F32 or FP8 checkpoint in the release format");
   auto options = std::make_shared<QuantizeCommand>();
   command->add_option("DIR", options->source, "checkpoint to read")->required();
   command->add_option("-o,--output", options->output, "directory to write")->required();
@@ -108,8 +101,7 @@ void add_quantize(CLI::App& app, int& exit_status) {
   command->add_option("--shard-size", options->shard_megabytes, "MiB of tensors per file")
       ->check(CLI::Range(1, 1 << 20).description(""))
       ->capture_default_str();
-  command->add_option("--threads", options->threads, "threads (default: one per core)")
-      ->check(CLI::Range(1, 1024));
+  command->add_option("--threads", options->threads, "threads (default: one per core)")->check(CLI::Range(1, 1024));
   command->add_flag("--json", options->json, "the table as one JSON object");
   command->callback([options, &exit_status] {
     const auto report = run_quantize(*options);

@@ -50,7 +50,8 @@ Result<int> run(const RunCommand& command) {
   json::Array messages;
   if (!command.system.empty()) messages.push_back(json::Object{{"role", "system"}, {"content", command.system}});
   messages.push_back(json::Object{{"role", "user"}, {"content", prompt}});
-  const auto answer = HADAL_TRY(command.raw ? dialogue->complete(prompt, sink) : dialogue->answer(messages, think, sink));
+  const auto answer =
+      HADAL_TRY(command.raw ? dialogue->complete(prompt, sink) : dialogue->answer(messages, think, sink));
   dim(false);
   if (stdout_is_terminal()) fmt::print("\n");
   if (stderr_is_terminal()) fmt::print(stderr, "\x1b[2m{}\x1b[0m\n", Dialogue::statistics(answer.completion));
@@ -75,7 +76,9 @@ void add_run(CLI::App& app, int& exit_status) {
   command->callback([options, &exit_status] {
     install_interrupt_handler();
     const auto status = run(*options);
-    exit_status = status.ok() ? status.value() : status.error().code == Code::kCancelled ? kInterrupted : report_failure(status.error());
+    exit_status = status.ok()                               ? status.value()
+                  : status.error().code == Code::kCancelled ? kInterrupted
+                                                            : report_failure(status.error());
   });
 }
 

@@ -46,14 +46,18 @@ Status run_synth(const SynthCommand& command) {
   if (command.vocab > 0) config.set("vocab_size", command.vocab);
   ThreadPool pool(command.threads > 0 ? command.threads : ThreadPool::default_threads());
   ProgressBar bar("writing");
-  const checkpoint::SynthOptions options{
-      .directory = command.output, .config_name = command.config, .seed = command.seed, .sparse = command.sparse,
-      .progress = [&bar](int64_t done, int64_t total) { bar.update(done, total); }};
+  const checkpoint::SynthOptions options{.directory = command.output,
+                                         .config_name = command.config,
+                                         .seed = command.seed,
+                                         .sparse = command.sparse,
+                                         .progress = [&bar](int64_t done, int64_t total) { bar.update(done, total); }};
   HADAL_TRY(checkpoint::synthesise(config, options, pool));
   bar.clear();
   if (!file_exists(command.output + "/tokenizer.json"))
-    fmt::print(stderr, "no tokenizer.json: it needs a vocabulary of at least {} (run and chat need it; verify and bench do not)\n",
-               checkpoint::kSynthVocab);
+    fmt::print(
+        stderr,
+        "no tokenizer.json: it needs a vocabulary of at least {} (run and chat need it; verify and bench do not)\n",
+        checkpoint::kSynthVocab);
   return {};
 }
 

@@ -17,10 +17,9 @@ Status TapCollector::write(const std::string& path) const {
     json::Array shape;
     for (const int64_t extent : tap.shape) shape.emplace_back(extent);
     const int64_t size = 4 * static_cast<int64_t>(tap.floats.size() + tap.ints.size());
-    header.emplace_back("tap." + name,
-                        json::Object{{"dtype", tap.ints.empty() ? "F32" : "I32"},
-                                     {"shape", std::move(shape)},
-                                     {"data_offsets", json::Array{offset, offset + size}}});
+    header.emplace_back("tap." + name, json::Object{{"dtype", tap.ints.empty() ? "F32" : "I32"},
+                                                    {"shape", std::move(shape)},
+                                                    {"data_offsets", json::Array{offset, offset + size}}});
     offset += size;
   }
   std::string text = json::dump(json::Value(std::move(header)), json::kCompact);

@@ -41,8 +41,9 @@ void ProgressBar::update(int64_t done, int64_t total) {
   const double left = share > 0 ? elapsed / share - elapsed : 0;
   constexpr int kWidth = 30;
   const int filled = std::clamp(static_cast<int>(share * kWidth), 0, kWidth);
-  fmt::print(stderr, "\r{:<16} [{}{}] {:3.0f} % {:4.0f} s left \x1b[K", label_, std::string(static_cast<size_t>(filled), '#'),
-             std::string(static_cast<size_t>(kWidth - filled), ' '), 100 * share, left);
+  fmt::print(stderr, "\r{:<16} [{}{}] {:3.0f} % {:4.0f} s left \x1b[K", label_,
+             std::string(static_cast<size_t>(filled), '#'), std::string(static_cast<size_t>(kWidth - filled), ' '),
+             100 * share, left);
   std::fflush(stderr);
   shown_ = true;
 }

@@ -64,9 +64,8 @@ Status add_json_lines(std::istream& in, const std::string& name, text::BpeTraine
     const auto parsed = json::parse(line);
     const Value* text = parsed.ok() ? parsed.value().find("text") : nullptr;
     if (!text || !text->is_string())
-      return Error{Code::kInvalid,
-                   fmt::format("{}: line {}: expected {{\"text\": ...}}{}", name, number,
-                               parsed.ok() ? "" : ", found no JSON: " + parsed.error().message)};
+      return Error{Code::kInvalid, fmt::format("{}: line {}: expected {{\"text\": ...}}{}", name, number,
+                                               parsed.ok() ? "" : ", found no JSON: " + parsed.error().message)};
     trainer.add(text->as_string());
   }
   if (in.bad()) return Error{Code::kIo, name + ": cannot read"};
@@ -74,8 +73,7 @@ Status add_json_lines(std::istream& in, const std::string& name, text::BpeTraine
 }
 
 Status train(const Training& training) {
-  if (file_exists(training.output))
-    return Error{Code::kInvalid, training.output + ": expected a new file, found one"};
+  if (file_exists(training.output)) return Error{Code::kInvalid, training.output + ": expected a new file, found one"};
   const auto start = std::chrono::steady_clock::now();
   text::BpeTrainer trainer(training.options);
   if (training.files.empty()) HADAL_TRY(add_json_lines(std::cin, "standard input", trainer));
@@ -92,17 +90,12 @@ Status train(const Training& training) {
   const text::BpeVocabulary vocabulary = HADAL_TRY(trainer.train());
   const json::Value file = text::tokenizer_json(vocabulary.merges, training.options.single_digits);
   HADAL_TRY(
-      write_file(training.output,
-                 json::dump(file, {.ascii = false, .item = ",", .key = ": ", .indent = 1}) + "\n"));
-  const double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      write_file(training.output, json::dump(file, {.ascii = false, .item = ",", .key = ": ", .indent = 1}) + "\n"));
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   fmt::print(
-      stderr,
-      "{}: {} tokens from {} bytes ({} pieces, {} distinct): {:.3f} bytes per token, {:.1f} s\n",
-      training.output, training.options.vocab_size, vocabulary.text_bytes, vocabulary.n_pieces,
-      vocabulary.n_distinct,
-      static_cast<double>(vocabulary.text_bytes) /
-          static_cast<double>(std::max<int64_t>(1, vocabulary.n_tokens)),
+      stderr, "{}: {} tokens from {} bytes ({} pieces, {} distinct): {:.3f} bytes per token, {:.1f} s\n",
+      training.output, training.options.vocab_size, vocabulary.text_bytes, vocabulary.n_pieces, vocabulary.n_distinct,
+      static_cast<double>(vocabulary.text_bytes) / static_cast<double>(std::max<int64_t>(1, vocabulary.n_tokens)),
       seconds);
   return {};
 }
@@ -110,8 +103,7 @@ Status train(const Training& training) {
 }  // namespace
 
 void add_tokenize(CLI::App& app, int& exit_status) {
-  CLI::App* command =
-      app.add_subcommand("tokenize", "Text to token ids, or back (JSON lines on stdin)");
+  CLI::App* command = app.add_subcommand("tokenize", "Text to token ids, or back (JSON lines on stdin)");
   struct Options {
     std::string tokenizer;
     bool decode = false, time = false, train = false;
@@ -119,30 +111,23 @@ void add_tokenize(CLI::App& app, int& exit_status) {
   };
   auto options = std::make_shared<Options>();
   Training& training = options->training;
-  CLI::Option* tokenizer_option = command->add_option(
-      "--tokenizer", options->tokenizer, "tokenizer.json, or a directory that holds one");
+  CLI::Option* tokenizer_option =
+      command->add_option("--tokenizer", options->tokenizer, "tokenizer.json, or a directory that holds one");
   CLI::Option* decode = command->add_flag("--decode", options->decode, "{\"ids\"} to {\"text\"}");
-  command
-      ->add_flag("--time", options->time, "afterwards, how fast the texts were encoded (to stderr)")
+  command->add_flag("--time", options->time, "afterwards, how fast the texts were encoded (to stderr)")
       ->excludes(decode);
-  CLI::Option* train_flag =
-      command->add_flag("--train", options->train, "learn a tokenizer.json from text instead")
-          ->excludes(tokenizer_option)
-          ->excludes(decode);
+  CLI::Option* train_flag = command->add_flag("--train", options->train, "learn a tokenizer.json from text instead")
+                                ->excludes(tokenizer_option)
+                                ->excludes(decode);
   CLI::Option* output =
-      command->add_option("-o,--output", training.output, "with --train: file to write")
-          ->needs(train_flag);
+      command->add_option("-o,--output", training.output, "with --train: file to write")->needs(train_flag);
   CLI::Option* vocab =
-      command->add_option("--vocab", training.options.vocab_size, "with --train: tokens in all")
-          ->needs(train_flag);
+      command->add_option("--vocab", training.options.vocab_size, "with --train: tokens in all")->needs(train_flag);
   vocab->check(CLI::Range(text::kSmallestVocab, 1 << 20).description(""));
-  command
-      ->add_flag("--single-digits", training.options.single_digits,
-                 "with --train: digits one by one, not in threes")
+  command->add_flag("--single-digits", training.options.single_digits, "with --train: digits one by one, not in threes")
       ->needs(train_flag);
   command
-      ->add_option("FILES", training.files,
-                   "with --train: texts, or JSON lines of {\"text\"} (*.jsonl); default stdin")
+      ->add_option("FILES", training.files, "with --train: texts, or JSON lines of {\"text\"} (*.jsonl); default stdin")
       ->needs(train_flag);
   train_flag->needs(output)->needs(vocab);
   command->callback([options, tokenizer_option, &exit_status] {
@@ -162,8 +147,8 @@ void add_tokenize(CLI::App& app, int& exit_status) {
       return options->decode ? decode_line(tokenizer.value(), line) : encode_line(tokenizer.value(), line, work);
     });
     if (options->time)
-      fmt::print(stderr, "{:.1f} MB, {:.0f} tokens, {:.1f} MB/s on one thread (CPU time)\n", work.bytes / 1e6, work.tokens,
-                 work.seconds > 0 ? work.bytes / 1e6 / work.seconds : 0.0);
+      fmt::print(stderr, "{:.1f} MB, {:.0f} tokens, {:.1f} MB/s on one thread (CPU time)\n", work.bytes / 1e6,
+                 work.tokens, work.seconds > 0 ? work.bytes / 1e6 / work.seconds : 0.0);
   });
 }
 

@@ -80,8 +80,8 @@ class Report {
 
   struct Limits {
     double max = INFINITY, median = INFINITY, p95 = INFINITY;
-    double argmax = 1;      // share of the rows with a clear winner that must agree
-    double clear_gap = 0;   // a winner is clear from this gap_share on
+    double argmax = 1;     // share of the rows with a clear winner that must agree
+    double clear_gap = 0;  // a winner is clear from this gap_share on
   };
   void rows(const std::string& name, const std::vector<float>& got, const std::vector<float>& expected, int64_t width,
             const Limits& limits) {
@@ -108,7 +108,8 @@ class Report {
     const double median = quantile(errors, 0.5), p95 = quantile(errors, 0.95);
     const bool ok = max <= limits.max && median <= limits.median && p95 <= limits.p95 &&
                     static_cast<double>(clear_agree) >= limits.argmax * static_cast<double>(clear);
-    line(name, ok, fmt::format("rows {} median {:.1e} p95 {:.1e} max {:.1e} argmax {}/{}", n, median, p95, max, agree, n));
+    line(name, ok,
+         fmt::format("rows {} median {:.1e} p95 {:.1e} max {:.1e} argmax {}/{}", n, median, p95, max, agree, n));
   }
 
   void bits(const std::string& name, const std::vector<float>& values) {
@@ -191,15 +192,13 @@ class Runner {
     const float* rows = streams.data();
     for (size_t i = 0; i < batch.size(); ++i) {
       const auto next =
-          i == mine ? tokens_.subspan(static_cast<size_t>(position) + 1, static_cast<size_t>(n_mtp))
-                    : batch[i].tokens;
+          i == mine ? tokens_.subspan(static_cast<size_t>(position) + 1, static_cast<size_t>(n_mtp)) : batch[i].tokens;
       mtp.push_back({batch[i].state, rows, next, i == mine ? n_mtp : 1});
       rows += static_cast<int64_t>(batch[i].tokens.size()) * width;
     }
     std::vector<float> mtp_out;
     HADAL_TRY(model_.mtp(mtp, mtp_out));
-    mtp_logits->insert(mtp_logits->end(), mtp_out.begin() + before * vocab,
-                       mtp_out.begin() + (before + n_mtp) * vocab);
+    mtp_logits->insert(mtp_logits->end(), mtp_out.begin() + before * vocab, mtp_out.begin() + (before + n_mtp) * vocab);
     return {};
   }
 
@@ -211,18 +210,15 @@ class Runner {
 };
 
 bool same_bits(std::span<const float> a, std::span<const float> b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
-                    [](float x, float y) { return bits_of(x) == bits_of(y); });
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](float x, float y) { return bits_of(x) == bits_of(y); });
 }
 
 // The prompt, or its beginning, once more: the first `start` tokens, then one token at a time. `steps`: logits
 // from position start - 1 on. They and the MTP logits must have the bits of the prefill.
-Status run_steps(Transformer& model, const VerifyOptions& options, std::span<const TokenId> tokens,
-                 int64_t start, const std::vector<float>& prefill,
-                 const std::vector<float>& prefill_mtp, const std::string& numerics,
+Status run_steps(Transformer& model, const VerifyOptions& options, std::span<const TokenId> tokens, int64_t start,
+                 const std::vector<float>& prefill, const std::vector<float>& prefill_mtp, const std::string& numerics,
                  std::vector<float>& steps, Report& report) {
-  const size_t first = static_cast<size_t>(start),
-               vocab = static_cast<size_t>(model.config().vocab_size);
+  const size_t first = static_cast<size_t>(start), vocab = static_cast<size_t>(model.config().vocab_size);
   const bool with_mtp = !prefill_mtp.empty();
   Runner stepper(model, options, tokens);
   std::vector<float> all, mtp;
@@ -233,17 +229,16 @@ Status run_steps(Transformer& model, const VerifyOptions& options, std::span<con
   report.line(numerics + " prefill = steps", same, same ? "bit for bit" : "bits differ");
   if (with_mtp) {
     const bool same_mtp = mtp.size() <= prefill_mtp.size() && same_bits(mtp, std::span(prefill_mtp).first(mtp.size()));
-    report.line(numerics + " MTP prefill = steps", same_mtp,
-                same_mtp ? "bit for bit" : "bits differ");
+    report.line(numerics + " MTP prefill = steps", same_mtp, same_mtp ? "bit for bit" : "bits differ");
   }
   steps.assign(all.begin() + static_cast<ptrdiff_t>((first - 1) * vocab), all.end());
   return {};
 }
 
-std::vector<float> pick_rows(const std::vector<float>& all, const std::vector<int64_t>& rows,
-                             int64_t width) {
+std::vector<float> pick_rows(const std::vector<float>& all, const std::vector<int64_t>& rows, int64_t width) {
   std::vector<float> picked;
-  for (const int64_t row : rows) picked.insert(picked.end(), all.begin() + row * width, all.begin() + (row + 1) * width);
+  for (const int64_t row : rows)
+    picked.insert(picked.end(), all.begin() + row * width, all.begin() + (row + 1) * width);
   return picked;
 }
 
@@ -267,8 +262,9 @@ Status check_greedy(Transformer& model, Runner& runner, const Golden& golden, co
     logits.clear();
     HADAL_TRY(runner.feed({&token, 1}, logits));
   }
-  report.line(name, equal, fmt::format("{} of {} tokens{}", compared, expected.size(),
-                                       equal ? " equal" : fmt::format(", token {} differs", compared)));
+  report.line(name, equal,
+              fmt::format("{} of {} tokens{}", compared, expected.size(),
+                          equal ? " equal" : fmt::format(", token {} differs", compared)));
   return {};
 }
 
@@ -287,8 +283,8 @@ Status verify_exact(Transformer& model, const VerifyOptions& options, const Gold
   if (with_mtp)
     report.rows("exact.mtp_logits", pick_rows(mtp, golden.integers("mtp_rows"), vocab),
                 golden.floats("exact.mtp_logits"), vocab, limits);
-  HADAL_TRY(check_greedy(model, runner, golden, "exact",
-                         logits.data() + logits.size() - static_cast<size_t>(vocab), 0, report));
+  HADAL_TRY(check_greedy(model, runner, golden, "exact", logits.data() + logits.size() - static_cast<size_t>(vocab), 0,
+                         report));
   std::vector<float> steps;
   const auto beginning = std::span<const TokenId>(tokens).first(std::min<size_t>(tokens.size(), kExactPrompt));
   return run_steps(model, options, beginning, std::max<int64_t>(1, std::ssize(beginning) - kExactSteps), logits, mtp,
@@ -300,8 +296,8 @@ Status verify_faithful(Transformer& model, const VerifyOptions& options, const G
   const int64_t vocab = model.config().vocab_size;
   const double median = golden.stat("faithful.f32_vs_f64", "median"), p95 = golden.stat("faithful.f32_vs_f64", "p95");
   // The quantile is judged over prefill and steps together: of the few step rows alone it is the second worst.
-  const Report::Limits together{.median = std::max(0.02, 2 * median), .p95 = std::max(0.05, 2 * p95), .argmax = 0.99,
-                                .clear_gap = 0.1};
+  const Report::Limits together{
+      .median = std::max(0.02, 2 * median), .p95 = std::max(0.05, 2 * p95), .argmax = 0.99, .clear_gap = 0.1};
   const Report::Limits limits{.median = together.median, .argmax = 0.99, .clear_gap = 0.1};
   Runner runner(model, options, tokens);
   std::vector<float> prefill, mtp;
@@ -317,10 +313,9 @@ Status verify_faithful(Transformer& model, const VerifyOptions& options, const G
                          prefill.data() + prefill.size() - static_cast<size_t>(vocab), 0.3, report));
 
   std::vector<float> steps;
-  HADAL_TRY(run_steps(model, options, tokens, golden.integers("faithful.decode_start")[0], prefill,
-                      mtp, "faithful", steps, report));
-  report.rows("faithful.decode_logits", steps, golden.floats("faithful.decode_logits"), vocab,
-              limits);
+  HADAL_TRY(run_steps(model, options, tokens, golden.integers("faithful.decode_start")[0], prefill, mtp, "faithful",
+                      steps, report));
+  report.rows("faithful.decode_logits", steps, golden.floats("faithful.decode_logits"), vocab, limits);
   std::vector<float> got = pick_rows(prefill, golden.integers("rows"), vocab);
   std::vector<float> expected = golden.floats("faithful.prefill_logits");
   const auto expected_steps = golden.floats("faithful.decode_logits");
@@ -336,7 +331,8 @@ double share_of_equal_rows(const std::vector<float>& a, const std::vector<float>
   if (a.size() != b.size() || a.empty()) return 0;
   int64_t equal = 0;
   const int64_t n = static_cast<int64_t>(a.size()) / width;
-  for (int64_t i = 0; i < n; ++i) equal += std::equal(a.begin() + i * width, a.begin() + (i + 1) * width, b.begin() + i * width);
+  for (int64_t i = 0; i < n; ++i)
+    equal += std::equal(a.begin() + i * width, a.begin() + (i + 1) * width, b.begin() + i * width);
   return static_cast<double>(equal) / static_cast<double>(n);
 }
 
@@ -370,17 +366,16 @@ struct ModuleTest {
   // body(rows, number of the first) for all rows of x in pieces of --chunk.
   template <class Body>
   Status in_chunks(std::span<const float> x, const Body& body) const {
-    const int64_t d = model.config().dim, t = std::ssize(x) / d,
-                  chunk = options.chunk > 0 ? options.chunk : t;
+    const int64_t d = model.config().dim, t = std::ssize(x) / d, chunk = options.chunk > 0 ? options.chunk : t;
     for (int64_t first = 0; first < t; first += chunk)
-      HADAL_TRY(body(x.subspan(static_cast<size_t>(first * d),
-                               static_cast<size_t>(std::min(chunk, t - first) * d)),
-                     first));
+      HADAL_TRY(
+          body(x.subspan(static_cast<size_t>(first * d), static_cast<size_t>(std::min(chunk, t - first) * d)), first));
     return {};
   }
 
   void share(const std::string& name, double share, double least) {
-    report.line(name, share >= least, fmt::format("{:.2f} % of the rows equal, at least {:.0f} %", 100 * share, 100 * least));
+    report.line(name, share >= least,
+                fmt::format("{:.2f} % of the rows equal, at least {:.0f} %", 100 * share, 100 * least));
   }
 
   Status attention(int layer, const std::string& prefix) {
@@ -432,8 +427,7 @@ struct ModuleTest {
     taps.clear();
     const Status fed = in_chunks(x, [&](std::span<const float> rows, int64_t first) -> Status {
       const size_t n = rows.size() / static_cast<size_t>(model.config().dim);
-      HADAL_TRY(model.moe_only(layer, std::span(tokens).subspan(static_cast<size_t>(first), n),
-                               rows, piece));
+      HADAL_TRY(model.moe_only(layer, std::span(tokens).subspan(static_cast<size_t>(first), n), rows, piece));
       got.insert(got.end(), piece.begin(), piece.end());
       return {};
     });
@@ -441,15 +435,15 @@ struct ModuleTest {
     share(prefix + "ffn_out", share_of_equal_rows(got, expected, model.config().dim), 0.98);
     const int64_t k = model.config().n_activated_experts;
     share(prefix + "route_sel",
-          share_of_equal_sets(tap(prefix + "route_sel")->ints, k, golden.integers("tap." + prefix + "route_sel"), k), 0.99);
+          share_of_equal_sets(tap(prefix + "route_sel")->ints, k, golden.integers("tap." + prefix + "route_sel"), k),
+          0.99);
     // Weights of the rows whose experts agree in order.
     const auto weights = golden.floats("tap." + prefix + "route_w");
     const auto chosen = golden.integers("tap." + prefix + "route_sel");
     double worst = 0;
     for (size_t i = 0; i < weights.size(); ++i)
       if (tap(prefix + "route_sel")->ints[i] == chosen[i])
-        worst =
-            std::max(worst, distance(tap(prefix + "route_w")->floats[i], weights[i]) / weights[i]);
+        worst = std::max(worst, distance(tap(prefix + "route_w")->floats[i], weights[i]) / weights[i]);
     report.line(prefix + "route_w", worst <= 1e-6, fmt::format("max {:.1e}", worst));
     return {};
   }
@@ -465,22 +459,18 @@ struct ModuleTest {
       const std::string tap = "tap." + prefix;
       const int64_t t = golden.shape("tokens")[0] - is_draft, d = model.config().dim;
       if (golden.has(tap + "attn_in") && golden.has(tap + "attn_out")) {
-        for (const char* name : {"attn_in", "attn_out"})
-          HADAL_TRY(golden.expect(tap + name, false, {t, d}));
+        for (const char* name : {"attn_in", "attn_out"}) HADAL_TRY(golden.expect(tap + name, false, {t, d}));
         const int ratio = model.layout()->ratio(layer);
         if (golden.has(tap + "entries"))
-          HADAL_TRY(golden.expect(tap + "entries", false,
-                                  {ratio == 0 ? 0 : t / ratio, model.config().head_dim}));
+          HADAL_TRY(golden.expect(tap + "entries", false, {ratio == 0 ? 0 : t / ratio, model.config().head_dim}));
         if (golden.has(tap + "index_sel"))
-          HADAL_TRY(golden.expect(
-              tap + "index_sel", true,
-              {t, ratio == 4 ? std::min<int64_t>(model.config().index_topk, t / 4) : 0}));
+          HADAL_TRY(golden.expect(tap + "index_sel", true,
+                                  {t, ratio == 4 ? std::min<int64_t>(model.config().index_topk, t / 4) : 0}));
         HADAL_TRY(attention(layer, prefix));
       }
-      if (golden.has(tap + "ffn_in") && golden.has(tap + "ffn_out") &&
-          golden.has(tap + "route_sel") && golden.has(tap + "route_w")) {
-        for (const char* name : {"ffn_in", "ffn_out"})
-          HADAL_TRY(golden.expect(tap + name, false, {t, d}));
+      if (golden.has(tap + "ffn_in") && golden.has(tap + "ffn_out") && golden.has(tap + "route_sel") &&
+          golden.has(tap + "route_w")) {
+        for (const char* name : {"ffn_in", "ffn_out"}) HADAL_TRY(golden.expect(tap + name, false, {t, d}));
         HADAL_TRY(golden.expect(tap + "route_sel", true, {t, model.config().n_activated_experts}));
         HADAL_TRY(golden.expect(tap + "route_w", false, {t, model.config().n_activated_experts}));
         HADAL_TRY(moe(layer, prefix));
@@ -496,16 +486,14 @@ struct ModuleTest {
 Status check_shapes(const Golden& golden, const checkpoint::ModelConfig& config) {
   const int64_t t = golden.shape("tokens")[0], vocab = config.vocab_size;
   // The rows named by `rows` (positions below `end`) are in `values`.
-  const auto rows_of = [&](const std::string& rows, int64_t end,
-                           const std::string& values) -> Status {
+  const auto rows_of = [&](const std::string& rows, int64_t end, const std::string& values) -> Status {
     const int64_t n = golden.has(rows) && !golden.shape(rows).empty() ? golden.shape(rows)[0] : 0;
     HADAL_TRY(golden.expect(rows, true, {n}));
     HADAL_TRY(golden.expect(values, false, {n, vocab}));
     for (const int64_t row : golden.integers(rows))
       if (row < 0 || row >= end)
         return Error{Code::kCorrupt,
-                     fmt::format("golden {}: expected positions from 0 to {}, found {}", rows,
-                                 end - 1, row)};
+                     fmt::format("golden {}: expected positions from 0 to {}, found {}", rows, end - 1, row)};
     return {};
   };
   for (const std::string numerics : {"exact", "faithful"}) {
@@ -513,8 +501,7 @@ Status check_shapes(const Golden& golden, const checkpoint::ModelConfig& config)
     const std::string logits = exact ? "exact.logits" : "faithful.prefill_logits";
     if (!golden.has(logits)) continue;
     HADAL_TRY(rows_of(exact ? "exact.rows" : "rows", t, logits));
-    if (golden.has(numerics + ".mtp_logits"))
-      HADAL_TRY(rows_of("mtp_rows", t - 1, numerics + ".mtp_logits"));
+    if (golden.has(numerics + ".mtp_logits")) HADAL_TRY(rows_of("mtp_rows", t - 1, numerics + ".mtp_logits"));
     if (golden.has(numerics + ".greedy")) {
       const auto& shape = golden.shape(numerics + ".greedy");
       const int64_t n = shape.empty() ? 0 : shape[0];
@@ -525,9 +512,7 @@ Status check_shapes(const Golden& golden, const checkpoint::ModelConfig& config)
     HADAL_TRY(golden.expect("faithful.decode_start", true, {1}));
     const int64_t start = golden.integers("faithful.decode_start")[0];
     if (start < 1 || start > t)
-      return Error{
-          Code::kCorrupt,
-          fmt::format("golden faithful.decode_start: expected 1 to {}, found {}", t, start)};
+      return Error{Code::kCorrupt, fmt::format("golden faithful.decode_start: expected 1 to {}, found {}", t, start)};
     HADAL_TRY(golden.expect("faithful.decode_logits", false, {t - start + 1, vocab}));
   }
   return {};
@@ -535,7 +520,8 @@ Status check_shapes(const Golden& golden, const checkpoint::ModelConfig& config)
 
 Result<int> verify(const VerifyOptions& options) {
   const kernels::Isa* isa = kernels::find_isa(options.isa);
-  if (!isa) return Error{Code::kUnsupported, fmt::format("--isa {}: not an instruction set of this machine", options.isa)};
+  if (!isa)
+    return Error{Code::kUnsupported, fmt::format("--isa {}: not an instruction set of this machine", options.isa)};
   const auto golden = HADAL_TRY(Golden::open(options.golden));
   const auto checkpoint = HADAL_TRY(checkpoint::Checkpoint::open(options.model));
   HADAL_TRY(check_shapes(golden, checkpoint.config()));
@@ -544,7 +530,8 @@ Result<int> verify(const VerifyOptions& options) {
              options.chunk ? std::to_string(options.chunk) : "all", options.batch);
   Report report;
   bool any = false;
-  for (const auto& [name, numerics] : {std::pair{"exact", Numerics::kExact}, std::pair{"faithful", Numerics::kFaithful}}) {
+  for (const auto& [name, numerics] :
+       {std::pair{"exact", Numerics::kExact}, std::pair{"faithful", Numerics::kFaithful}}) {
     if (options.numerics != "both" && options.numerics != name) continue;
     const bool exact = numerics == Numerics::kExact;
     if (!golden.has(exact ? "exact.logits" : "faithful.prefill_logits")) continue;
@@ -558,7 +545,8 @@ Result<int> verify(const VerifyOptions& options) {
     }
   }
   if (!any)
-    return Error{Code::kNotFound, fmt::format("{}: holds no values for --numerics {}", options.golden, options.numerics)};
+    return Error{Code::kNotFound,
+                 fmt::format("{}: holds no values for --numerics {}", options.golden, options.numerics)};
   return report.finish();
 }
 
@@ -570,13 +558,18 @@ void add_verify(CLI::App& app, int& exit_status) {
   add_model_option(*command, options->model);
   command->add_option("--golden", options->golden, "golden file (.safetensors)")->required();
   command->add_option("--numerics", options->numerics, "exact, faithful or both")
-      ->check(CLI::IsMember({"exact", "faithful", "both"}))->capture_default_str();
+      ->check(CLI::IsMember({"exact", "faithful", "both"}))
+      ->capture_default_str();
   command->add_option("--chunk", options->chunk, "tokens per call (0: all at once)")
-      ->check(CLI::NonNegativeNumber)->capture_default_str();
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command->add_option("--threads", options->threads, "threads (0: one per core)")->check(CLI::Range(0, 1024));
-  command->add_option("--batch", options->batch, "sequences side by side")->check(CLI::Range(1, 64))->capture_default_str();
+  command->add_option("--batch", options->batch, "sequences side by side")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
   command->add_option("--isa", options->isa, "reference, avx2, avx512 or auto")
-      ->check(CLI::IsMember({"reference", "avx2", "avx512", "auto"}))->capture_default_str();
+      ->check(CLI::IsMember({"reference", "avx2", "avx512", "auto"}))
+      ->capture_default_str();
   command->callback([options, &exit_status] {
     const auto result = verify(*options);
     if (result.ok()) {

@@ -21,16 +21,16 @@ inline constexpr int kAttentionBlock = 64;  // keys per step of the online softm
 //   den = fma(den, f, sum16 p);  acc = acc * f, then acc = fma(R(p_j), k_j, acc) for j ascending
 // Dots are 16-lane sums. Masked keys have p = 0 and k = 0 and take part like the others.
 struct AttendBlock {
-  const float* q = nullptr;       // [n_heads, head_dim]
-  const float* keys = nullptr;    // [n_keys, head_dim]
+  const float* q = nullptr;         // [n_heads, head_dim]
+  const float* keys = nullptr;      // [n_keys, head_dim]
   const uint8_t* masked = nullptr;  // [n_keys] 1: no key
-  int n_keys = 0;                 // 1..kAttentionBlock; at least one not masked
+  int n_keys = 0;                   // 1..kAttentionBlock; at least one not masked
   int n_heads = 0, head_dim = 0;
   float scale = 1;
-  bool round_p = false;    // faithful: p is rounded to BF16 in the value sum
-  float* max = nullptr;    // [n_heads], starts at -infinity
-  float* den = nullptr;    // [n_heads], starts at 0
-  float* acc = nullptr;    // [n_heads, head_dim], starts at 0
+  bool round_p = false;  // faithful: p is rounded to BF16 in the value sum
+  float* max = nullptr;  // [n_heads], starts at -infinity
+  float* den = nullptr;  // [n_heads], starts at 0
+  float* acc = nullptr;  // [n_heads, head_dim], starts at 0
 };
 
 // Index scores of one query against n_entries rows (architecture report A.6 steps 7):
@@ -39,8 +39,8 @@ struct IndexScores {
   int n_heads = 0, head_dim = 0;
   // faithful: doubled E2M1 values and one power-of-two scale per 32 dims; rows are packed index entries.
   //   z = 1/4 * sum over blocks (ascending) of fma(float(int dot) * q_scale, k_scale, .)
-  const int8_t* q = nullptr;        // [n_heads, head_dim]
-  const float* q_scale = nullptr;   // [n_heads, ceil(head_dim / 32)]
+  const int8_t* q = nullptr;       // [n_heads, head_dim]
+  const float* q_scale = nullptr;  // [n_heads, ceil(head_dim / 32)]
   // exact: plain values, rows are float32; nothing is rounded, dots are 16-lane sums
   const float* q_f32 = nullptr;     // [n_heads, head_dim]; nullptr selects faithful
   const float* w = nullptr;         // [n_heads]
@@ -84,9 +84,9 @@ struct Isa {
   void (*swiglu)(const float* g, const float* u, int64_t n, float limit, float weight, bool round, float* y);
   // Gated pooling: e_i = sum_s softmax_s(gate[s][i]) value[s][i] over n_slots row pointers
   void (*pool)(const float* const* values, const float* const* gates, int n_slots, int64_t n, bool round, float* e);
-  void (*add)(const float* x, int64_t n, float* acc);              // acc += x
-  void (*round_row)(float* x, int64_t n);                          // x = R(x)
-  void (*bf16_row)(const std::byte* bits, int64_t n, float* x);    // stored BF16 to float32
+  void (*add)(const float* x, int64_t n, float* acc);            // acc += x
+  void (*round_row)(float* x, int64_t n);                        // x = R(x)
+  void (*bf16_row)(const std::byte* bits, int64_t n, float* x);  // stored BF16 to float32
 
   // Roofs, for hadal bench: each does its operation and returns something that depends on all of it.
   float (*probe_read)(const std::byte* data, int64_t size);  // reads every byte once
@@ -98,8 +98,8 @@ inline constexpr int64_t kProbeFmas = 12 * 16, kProbeInt8 = 12 * 64;
 const Isa& reference();
 const Isa& avx2();
 const Isa& avx512();
-std::span<const Isa* const> all_isas();        // slowest first; some may not run on this machine
-const Isa& best_isa();                         // the last that runs here
-const Isa* find_isa(std::string_view name);    // nullptr: no such name, or it does not run here ("auto": best)
+std::span<const Isa* const> all_isas();      // slowest first; some may not run on this machine
+const Isa& best_isa();                       // the last that runs here
+const Isa* find_isa(std::string_view name);  // nullptr: no such name, or it does not run here ("auto": best)
 
 }  // namespace hadal::kernels

@@ -10,9 +10,15 @@ bool supported() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
-constexpr Isa kAvx2 = {.name = "avx2", .supported = supported, .linear = linear, .attend = attend,
-                         .index_scores = index_scores, HADAL_ROW_FUNCTIONS,
-                         .probe_read = probe_read, .probe_fma = probe_fma, .probe_int8 = probe_int8};
+constexpr Isa kAvx2 = {.name = "avx2",
+                       .supported = supported,
+                       .linear = linear,
+                       .attend = attend,
+                       .index_scores = index_scores,
+                       HADAL_ROW_FUNCTIONS,
+                       .probe_read = probe_read,
+                       .probe_fma = probe_fma,
+                       .probe_int8 = probe_int8};
 
 }  // namespace
 

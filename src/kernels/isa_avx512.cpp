@@ -6,13 +6,20 @@ namespace hadal::kernels {
 namespace {
 
 bool supported() {  // the compiler's builtin also asks the operating system for the registers
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
 }
 
-constexpr Isa kAvx512 = {.name = "avx512", .supported = supported, .linear = linear, .attend = attend,
-                         .index_scores = index_scores, HADAL_ROW_FUNCTIONS,
-                         .probe_read = probe_read, .probe_fma = probe_fma, .probe_int8 = probe_int8};
+constexpr Isa kAvx512 = {.name = "avx512",
+                         .supported = supported,
+                         .linear = linear,
+                         .attend = attend,
+                         .index_scores = index_scores,
+                         HADAL_ROW_FUNCTIONS,
+                         .probe_read = probe_read,
+                         .probe_fma = probe_fma,
+                         .probe_int8 = probe_int8};
 
 }  // namespace
 

@@ -42,10 +42,14 @@ struct Elements {
   float value(int64_t row, int64_t col) const {
     const int64_t i = row * w.cols + col;
     switch (w.format) {
-      case WeightFormat::kF32: return load_f32(w.data + 4 * i);
-      case WeightFormat::kBf16: return load_bf16(w.data + 2 * i);
-      case WeightFormat::kFp8Block: return round_bf16(fp8_code(row, col) * fp8_scale(row, col / 128));
-      case WeightFormat::kFp4Block: return e2m1_to_f32(fp4_code(row, col)) * fp4_scale(row, col / 32);
+      case WeightFormat::kF32:
+        return load_f32(w.data + 4 * i);
+      case WeightFormat::kBf16:
+        return load_bf16(w.data + 2 * i);
+      case WeightFormat::kFp8Block:
+        return round_bf16(fp8_code(row, col) * fp8_scale(row, col / 128));
+      case WeightFormat::kFp4Block:
+        return e2m1_to_f32(fp4_code(row, col)) * fp4_scale(row, col / 32);
     }
     return 0;
   }
@@ -56,8 +60,7 @@ struct Elements {
 
 float dot_whole_row(const Elements& w, int64_t row, const float* x) {
   float lane[kLanes] = {};
-  for (int64_t k = 0; k < w.w.cols; ++k)
-    lane[k % kLanes] = __builtin_fmaf(w.value(row, k), x[k], lane[k % kLanes]);
+  for (int64_t k = 0; k < w.w.cols; ++k) lane[k % kLanes] = __builtin_fmaf(w.value(row, k), x[k], lane[k % kLanes]);
   return reduce16(lane);
 }
 
@@ -88,8 +91,7 @@ float dot_fp4_groups(const Elements& w, int64_t row, const float* x, const float
 
 void linear(const LinearJob& job, int64_t begin, int64_t end) {
   const Elements w(*job.weight);
-  const bool by_blocks =
-      w.w.format == WeightFormat::kFp8Block && !(w.w.rounds_to_bf16 && w.w.scales_are_f32);
+  const bool by_blocks = w.w.format == WeightFormat::kFp8Block && !(w.w.rounds_to_bf16 && w.w.scales_are_f32);
   const bool by_groups = w.w.format == WeightFormat::kFp4Block && job.input.scales != nullptr;
   for (int64_t t = 0; t < job.n_tokens; ++t) {
     const int64_t from = job.input_row(t);
@@ -118,9 +120,9 @@ void attend(const AttendBlock& block) {
     float p[kAttentionBlock];
     float most = block.max[h];
     for (int j = 0; j < block.n_keys; ++j) {
-      p[j] = block.masked[j] ? -std::numeric_limits<float>::infinity()
-                             : dot16(q, block.keys + static_cast<int64_t>(j) * block.head_dim, block.head_dim) *
-                                   block.scale;
+      p[j] = block.masked[j]
+                 ? -std::numeric_limits<float>::infinity()
+                 : dot16(q, block.keys + static_cast<int64_t>(j) * block.head_dim, block.head_dim) * block.scale;
       most = p[j] > most ? p[j] : most;
     }
     const float shrink = exp_f32(block.max[h] - most);
@@ -149,8 +151,7 @@ void index_scores(const IndexScores& args) {
       if (args.q_f32) {
         float dot[kLanes] = {};
         for (int i = 0; i < args.head_dim; ++i)
-          dot[i % kLanes] =
-              __builtin_fmaf(args.q_f32[h * args.head_dim + i], load_f32(row + 4 * i), dot[i % kLanes]);
+          dot[i % kLanes] = __builtin_fmaf(args.q_f32[h * args.head_dim + i], load_f32(row + 4 * i), dot[i % kLanes]);
         z = reduce16(dot);
         z = z > 0 ? z : 0;
         lane[h % kLanes] += z * args.w[h];

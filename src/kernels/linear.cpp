@@ -68,8 +68,12 @@ const LinearInput& QuantisedInput::quantise(ThreadPool& pool, const Isa& isa, co
   } else {
     pool.run(n_tokens, quantise_row);
   }
-  input_ = {.values = values_.data(), .stride = padded, .scales = scales_.data(), .scale_stride = n_blocks,
-            .chunks = chunks_.data(), .n_cols = n_cols};
+  input_ = {.values = values_.data(),
+            .stride = padded,
+            .scales = scales_.data(),
+            .scale_stride = n_blocks,
+            .chunks = chunks_.data(),
+            .n_cols = n_cols};
   return input_;
 }
 

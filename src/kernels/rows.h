@@ -189,8 +189,8 @@ void row_quantise_fp4(const float* x, int n, int8_t* doubled, int8_t* exponents)
     for (int i = begin; i < begin + size; ++i) {
       const float a = float_from_bits(bits_of(x[i] * inverse) & 0x7FFFFFFFu);
       // doubled values 0 1 2 3 4 6 8 12; ties go to the even code
-      const int d = (a > 0.25f) + (a >= 0.75f) + (a > 1.25f) + (a >= 1.75f) + 2 * (a > 2.5f) + 2 * (a >= 3.5f) +
-                    4 * (a > 5.0f);
+      const int d =
+          (a > 0.25f) + (a >= 0.75f) + (a > 1.25f) + (a >= 1.75f) + 2 * (a > 2.5f) + 2 * (a >= 3.5f) + 4 * (a > 5.0f);
       doubled[i] = static_cast<int8_t>(bits_of(x[i]) >> 31 ? -d : d);
     }
   }
@@ -284,12 +284,11 @@ void row_bf16(const std::byte* bits, int64_t n, float* x) {
 }
 
 // The row functions of a table, for designated initialisers: Isa{.name = ..., HADAL_ROW_FUNCTIONS}.
-#define HADAL_ROW_FUNCTIONS                                                                             \
-  .rms_norm = row_rms_norm, .inverse_rms = row_inverse_rms, .head_norm = row_head_norm,                 \
-  .rope = row_rope, .quantise = row_quantise, .pack_kv = row_pack_kv, .unpack_kv = row_unpack_kv,       \
-  .hadamard = row_hadamard, .quantise_fp4 = row_quantise_fp4, .hc_pre = row_hc_pre,                     \
-  .hc_post = row_hc_post, .swiglu = row_swiglu, .pool = row_pool, .add = row_add,                       \
-  .round_row = row_round, .bf16_row = row_bf16
+#define HADAL_ROW_FUNCTIONS                                                                               \
+  .rms_norm = row_rms_norm, .inverse_rms = row_inverse_rms, .head_norm = row_head_norm, .rope = row_rope, \
+  .quantise = row_quantise, .pack_kv = row_pack_kv, .unpack_kv = row_unpack_kv, .hadamard = row_hadamard, \
+  .quantise_fp4 = row_quantise_fp4, .hc_pre = row_hc_pre, .hc_post = row_hc_post, .swiglu = row_swiglu,   \
+  .pool = row_pool, .add = row_add, .round_row = row_round, .bf16_row = row_bf16
 
 }  // namespace
 }  // namespace hadal::kernels

@@ -31,11 +31,14 @@ HADAL_INLINE F16 f_load_n(const float* p, int64_t n) {
 }
 HADAL_INLINE F16 f_add(F16 a, F16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 HADAL_INLINE F16 f_mul(F16 a, F16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
-HADAL_INLINE F16 f_fma(F16 a, F16 b, F16 c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
+HADAL_INLINE F16 f_fma(F16 a, F16 b, F16 c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
 
 HADAL_INLINE F16 f_from_bf16(const std::byte* p) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  const __m256i lo = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(bits)), hi = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(bits, 1));
+  const __m256i lo = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(bits)),
+                hi = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(bits, 1));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
 }
 HADAL_INLINE F16 f_from_bf16_n(const std::byte* p, int64_t n) {
@@ -47,7 +50,8 @@ HADAL_INLINE F16 f_from_bf16_n(const std::byte* p, int64_t n) {
 // E4M3 codes as value * 2^-8: sign and magnitude moved into an IEEE half, subnormals included.
 HADAL_INLINE F16 f_from_e4m3(const std::byte* p) {
   const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  const __m256i half = _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(codes), 7), _mm256_set1_epi16(static_cast<int16_t>(0xBFFF)));
+  const __m256i half = _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(codes), 7),
+                                        _mm256_set1_epi16(static_cast<int16_t>(0xBFFF)));
   return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)), _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
 }
 HADAL_INLINE F16 f_from_e4m3_n(const std::byte* p, int64_t n) {
@@ -72,7 +76,8 @@ struct I16 {
   __m256i lo, hi;
 };
 HADAL_INLINE I16 i_load(const int32_t* p) {
-  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
 }
 HADAL_INLINE I16 i_zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 HADAL_INLINE I16 i_add(I16 a, I16 b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
@@ -101,9 +106,11 @@ HADAL_INLINE B64 b_load(const void* p) {
 }
 // 64 bytes of packed E2M1: 2 * value + 12 of the even and of the odd columns.
 HADAL_INLINE void b_unpack_e2m1(B64 packed, B64& even, B64& odd) {
-  const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+  const __m256i table =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
   const __m256i nibble = _mm256_set1_epi8(15);
-  even = {_mm256_shuffle_epi8(table, _mm256_and_si256(packed.lo, nibble)), _mm256_shuffle_epi8(table, _mm256_and_si256(packed.hi, nibble))};
+  even = {_mm256_shuffle_epi8(table, _mm256_and_si256(packed.lo, nibble)),
+          _mm256_shuffle_epi8(table, _mm256_and_si256(packed.hi, nibble))};
   odd = {_mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(packed.lo, 4), nibble)),
          _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(packed.hi, 4), nibble))};
 }

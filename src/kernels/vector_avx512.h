@@ -25,16 +25,23 @@ HADAL_INLINE F16 f_add(F16 a, F16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 HADAL_INLINE F16 f_mul(F16 a, F16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 HADAL_INLINE F16 f_fma(F16 a, F16 b, F16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 
-HADAL_INLINE F16 f_bf16(__m256i bits) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))}; }
-HADAL_INLINE F16 f_from_bf16(const std::byte* p) { return f_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+HADAL_INLINE F16 f_bf16(__m256i bits) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+}
+HADAL_INLINE F16 f_from_bf16(const std::byte* p) {
+  return f_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
 HADAL_INLINE F16 f_from_bf16_n(const std::byte* p, int64_t n) { return f_bf16(_mm256_maskz_loadu_epi16(first(n), p)); }
 
 // E4M3 codes as value * 2^-8: sign and magnitude moved into an IEEE half, subnormals included.
 HADAL_INLINE F16 f_e4m3(__m128i codes) {
-  const __m256i half = _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(codes), 7), _mm256_set1_epi16(static_cast<int16_t>(0xBFFF)));
+  const __m256i half = _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(codes), 7),
+                                        _mm256_set1_epi16(static_cast<int16_t>(0xBFFF)));
   return {_mm512_cvtph_ps(half)};
 }
-HADAL_INLINE F16 f_from_e4m3(const std::byte* p) { return f_e4m3(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+HADAL_INLINE F16 f_from_e4m3(const std::byte* p) {
+  return f_e4m3(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 HADAL_INLINE F16 f_from_e4m3_n(const std::byte* p, int64_t n) { return f_e4m3(_mm_maskz_loadu_epi8(first(n), p)); }
 
 // The reduction trees of four vectors: lane order i+8, i+4, i+2, i+1 (kernels/math.h).
@@ -74,7 +81,8 @@ HADAL_INLINE B64 b_set4(const int8_t* p) {  // four bytes, repeated
 HADAL_INLINE B64 b_load(const void* p) { return {_mm512_loadu_si512(p)}; }
 // 64 bytes of packed E2M1: 2 * value + 12 of the even and of the odd columns.
 HADAL_INLINE void b_unpack_e2m1(B64 packed, B64& even, B64& odd) {
-  const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+  const __m512i table =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
   const __m512i nibble = _mm512_set1_epi8(15);
   even.v = _mm512_shuffle_epi8(table, _mm512_and_si512(packed.v, nibble));
   odd.v = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(packed.v, 4), nibble));
@@ -91,7 +99,8 @@ HADAL_INLINE I16 i_sum_lanes(I16 a, I16 b, I16 c, I16 d) {
 HADAL_INLINE F16 f_from_e8m0(__m128i bytes) {
   const __m512i wide = _mm512_cvtepu8_epi32(bytes);
   const __m512i bits = _mm512_slli_epi32(wide, 23);
-  return {_mm512_castsi512_ps(_mm512_mask_mov_epi32(bits, _mm512_testn_epi32_mask(wide, wide), _mm512_set1_epi32(0x00400000)))};
+  return {_mm512_castsi512_ps(
+      _mm512_mask_mov_epi32(bits, _mm512_testn_epi32_mask(wide, wide), _mm512_set1_epi32(0x00400000)))};
 }
 // The 128-bit lanes added: (0 + 2) + (1 + 3).
 HADAL_INLINE __m128 f_add_lanes(F16 a) {

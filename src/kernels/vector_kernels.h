@@ -20,7 +20,7 @@
 namespace hadal::kernels {
 namespace {
 
-constexpr int kTile = 4;            // rows, and tokens, of a register tile
+constexpr int kTile = 4;  // rows, and tokens, of a register tile
 
 HADAL_INLINE void store4(float* to, __m128 sums, int64_t n) {
   float values[4];
@@ -31,8 +31,8 @@ HADAL_INLINE void store4(float* to, __m128 sums, int64_t n) {
 // Four rows of a job and where their results go.
 struct RowTile {
   const LinearJob& job;
-  int64_t first;   // row of the job
-  int64_t n;       // 1..4 rows that exist; the others repeat the last
+  int64_t first;  // row of the job
+  int64_t n;      // 1..4 rows that exist; the others repeat the last
   int64_t row(int r) const { return job.row_begin + first + (r < n ? r : n - 1); }
 
   const float* x(int64_t token) const { return job.input.values + job.input_row(token) * job.input.stride; }
@@ -121,7 +121,8 @@ void decoded_rows(const RowTile& tile, int64_t n_tokens) {
       const std::byte* scales = weight.scale + row * (cols / 32);
       for (int64_t k = 0; k < cols; ++k) {
         const unsigned byte = static_cast<unsigned>(codes[k / 2]);
-        out[k] = 0.5f * static_cast<float>(kE2m1Doubled[k % 2 == 0 ? byte & 15 : byte >> 4]) * to_f32(f8e8m0{static_cast<uint8_t>(scales[k / 32])});
+        out[k] = 0.5f * static_cast<float>(kE2m1Doubled[k % 2 == 0 ? byte & 15 : byte >> 4]) *
+                 to_f32(f8e8m0{static_cast<uint8_t>(scales[k / 32])});
       }
     } else {
       const std::byte* codes = weight.data + row * cols;
@@ -143,7 +144,8 @@ void decoded_rows(const RowTile& tile, int64_t n_tokens) {
       for (int r = 0; r < kTile; ++r) sum[r] = f_fma(f_load(decoded.data() + r * cols + k), xs, sum[r]);
     }
     if (k < cols)
-      for (int r = 0; r < kTile; ++r) sum[r] = f_fma(f_load_n(decoded.data() + r * cols + k, cols - k), f_load_n(x + k, cols - k), sum[r]);
+      for (int r = 0; r < kTile; ++r)
+        sum[r] = f_fma(f_load_n(decoded.data() + r * cols + k, cols - k), f_load_n(x + k, cols - k), sum[r]);
     float sums[kTile];
     _mm_storeu_ps(sums, f_reduce4(sum[0], sum[1], sum[2], sum[3]));
     tile.put(t, sums);
@@ -293,12 +295,15 @@ void fp8_panel(const LinearJob& job, int64_t first, int64_t n) {
         const std::byte* w = weight.data + tile.row(i) * cols + begin;
         prefetch(w + kPanelRows * cols / 4);
         for (int64_t k = 0; k < 128; k += 16) {
-          const F16 halves = k + 16 <= n_cols ? f_from_e4m3(w + k) : k < n_cols ? f_from_e4m3_n(w + k, n_cols - k) : f_zero();
+          const F16 halves = k + 16 <= n_cols ? f_from_e4m3(w + k)
+                             : k < n_cols     ? f_from_e4m3_n(w + k, n_cols - k)
+                                              : f_zero();
           f_store(rows + 128 * i + k, f_mul(halves, f_set(256.0f)));
         }
       }
       for (int k = 0; k < 128; k += 4) {  // 4 x 4 transposes
-        __m128 r0 = _mm_load_ps(rows + k), r1 = _mm_load_ps(rows + 128 + k), r2 = _mm_load_ps(rows + 256 + k), r3 = _mm_load_ps(rows + 384 + k);
+        __m128 r0 = _mm_load_ps(rows + k), r1 = _mm_load_ps(rows + 128 + k), r2 = _mm_load_ps(rows + 256 + k),
+               r3 = _mm_load_ps(rows + 384 + k);
         _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
         float* to = panel + k * kPanelRows + r;
         _mm_storeu_ps(to, r0);
@@ -387,7 +392,9 @@ struct Fp4Tile {
   const std::byte* scales[kTile];
 };
 
-HADAL_INLINE F16 fp4_add(F16 lanes, I16 c, float sa, F16 sw) { return f_fma(f_mul(f_from_i(c), f_set(sa * 0x1p-10f)), sw, lanes); }
+HADAL_INLINE F16 fp4_add(F16 lanes, I16 c, float sa, F16 sw) {
+  return f_fma(f_mul(f_from_i(c), f_set(sa * 0x1p-10f)), sw, lanes);
+}
 HADAL_INLINE __m128 fp4_tree(F16 a, F16 b, F16 c, F16 d) { return f_add_lanes(f_add(f_add(a, c), f_add(b, d))); }
 
 template <int kTokens>
@@ -445,7 +452,8 @@ void fp4_panel(const LinearJob& job, int64_t first, int64_t n) {
         alignas(64) float rows[kTile][16];  // dwords, only moved
         for (int i = 0; i < kTile; ++i) b_store(rows[i], codes[odd][i]);
         for (int k = 0; k < 16; k += 4) {
-          __m128 r0 = _mm_load_ps(rows[0] + k), r1 = _mm_load_ps(rows[1] + k), r2 = _mm_load_ps(rows[2] + k), r3 = _mm_load_ps(rows[3] + k);
+          __m128 r0 = _mm_load_ps(rows[0] + k), r1 = _mm_load_ps(rows[1] + k), r2 = _mm_load_ps(rows[2] + k),
+                 r3 = _mm_load_ps(rows[3] + k);
           _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
           char* to = reinterpret_cast<char*>(panel.data() + 32 * c + 16 * odd + k) + 4 * r;
           _mm_storeu_ps(reinterpret_cast<float*>(to), r0);
@@ -556,8 +564,12 @@ void linear(const LinearJob& job, int64_t begin, int64_t end) {
   for (int64_t first = begin; first < end; first += kTile) {
     const RowTile tile{job, first, std::min<int64_t>(kTile, end - first)};
     switch (weight.format) {
-      case WeightFormat::kF32: by_tokens<F32Few>(tile, job.n_tokens); break;
-      case WeightFormat::kBf16: by_tokens<Bf16Few>(tile, job.n_tokens); break;
+      case WeightFormat::kF32:
+        by_tokens<F32Few>(tile, job.n_tokens);
+        break;
+      case WeightFormat::kBf16:
+        by_tokens<Bf16Few>(tile, job.n_tokens);
+        break;
       case WeightFormat::kFp8Block:
         fp8_blocks ? by_tokens<Fp8Few>(tile, job.n_tokens) : decoded_rows(tile, job.n_tokens);
         break;
@@ -715,7 +727,8 @@ void index_scores(const IndexScores& args) {
       for (int i = 0; i < 4; ++i) q[i] = args.q_f32 + std::min(h + i, args.n_heads - 1) * args.head_dim;
       float z[4];
       _mm_storeu_ps(z, dots4(q, k, args.head_dim));
-      for (int i = 0; i < std::min(4, args.n_heads - h); ++i) lane[(h + i) % kLanes] += (z[i] > 0 ? z[i] : 0) * args.w[h + i];
+      for (int i = 0; i < std::min(4, args.n_heads - h); ++i)
+        lane[(h + i) % kLanes] += (z[i] > 0 ? z[i] : 0) * args.w[h + i];
     }
     args.scores[e] = reduce16(lane);
   }

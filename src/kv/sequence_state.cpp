@@ -38,8 +38,7 @@ class Reader {
 
   Status take(void* into, int64_t n) {
     if (n < 0 || static_cast<uint64_t>(n) > rest_.size())
-      return Error{Code::kCorrupt,
-                   fmt::format("{}: expected {} more bytes, found {}", what_, n, rest_.size())};
+      return Error{Code::kCorrupt, fmt::format("{}: expected {} more bytes, found {}", what_, n, rest_.size())};
     std::memcpy(into, rest_.data(), static_cast<size_t>(n));
     rest_.remove_prefix(static_cast<size_t>(n));
     return {};
@@ -129,8 +128,8 @@ int64_t Layout::constant_bytes() const {
   for (int i = 0; i < n_layers(); ++i) {
     bytes += (window + kDraftRows) * kv_row_bytes();
     if (ratio(i) != 0)
-      bytes += ring_capacity(ratio(i)) * 2 * static_cast<int64_t>(sizeof(float)) *
-               (value_width(i) + index_value_width(i));
+      bytes +=
+          ring_capacity(ratio(i)) * 2 * static_cast<int64_t>(sizeof(float)) * (value_width(i) + index_value_width(i));
   }
   return bytes;
 }
@@ -166,8 +165,8 @@ SequenceState SequenceState::fork() const { return SequenceState(*this); }
 
 Status SequenceState::rewind(int64_t n_tokens) {
   if (n_tokens > length_ || n_tokens < rewind_floor_)
-    return Error{Code::kInvalid, fmt::format("rewind: expected a length from {} to {}, found {}", rewind_floor_,
-                                             length_, n_tokens)};
+    return Error{Code::kInvalid,
+                 fmt::format("rewind: expected a length from {} to {}, found {}", rewind_floor_, length_, n_tokens)};
   length_ = n_tokens;
   // Row i of the MTP block needs token i + 1.
   draft_length_ = std::min(draft_length_, std::max<int64_t>(0, n_tokens - 1));
@@ -250,8 +249,8 @@ Result<SequenceState> SequenceState::restore(std::shared_ptr<const Layout> layou
     HADAL_TRY(in.expect(expected_layout, "KV layout"));
     const int64_t begin = HADAL_TRY(in.take_int64()), end = HADAL_TRY(in.take_int64());
     if (begin != covered || end < begin)
-      return Error{Code::kCorrupt, fmt::format("saved entries: expected tokens from {}, found {}..{}", covered,
-                                               begin, end)};
+      return Error{Code::kCorrupt,
+                   fmt::format("saved entries: expected tokens from {}, found {}..{}", covered, begin, end)};
     for (int i = 0; i < layout->n_layers(); ++i) {
       const int ratio = layout->ratio(i);
       if (ratio == 0) continue;
@@ -268,9 +267,10 @@ Result<SequenceState> SequenceState::restore(std::shared_ptr<const Layout> layou
   HADAL_TRY(in.expect(expected_layout, "KV layout"));
   state.length_ = HADAL_TRY(in.take_int64());
   state.draft_length_ = HADAL_TRY(in.take_int64());
-  if (state.length_ != covered || state.length_ > kMaxLength || state.draft_length_ < 0 || state.draft_length_ > state.length_)
-    return Error{Code::kCorrupt, fmt::format("saved snapshot: expected {} tokens, found {} with {} draft rows",
-                                             covered, state.length_, state.draft_length_)};
+  if (state.length_ != covered || state.length_ > kMaxLength || state.draft_length_ < 0 ||
+      state.draft_length_ > state.length_)
+    return Error{Code::kCorrupt, fmt::format("saved snapshot: expected {} tokens, found {} with {} draft rows", covered,
+                                             state.length_, state.draft_length_)};
   state.rewind_floor_ = state.length_;
   for (int i = 0; i < layout->n_layers(); ++i) {
     LayerState& into = state.layer(i);
@@ -288,8 +288,8 @@ Result<SequenceState> SequenceState::restore(std::shared_ptr<const Layout> layou
   }
   const int64_t n_hidden = HADAL_TRY(in.take_int64());
   if (n_hidden != 0 && n_hidden != layout->hidden_floats)
-    return Error{Code::kCorrupt, fmt::format("saved snapshot: expected {} hidden values, found {}",
-                                             layout->hidden_floats, n_hidden)};
+    return Error{Code::kCorrupt,
+                 fmt::format("saved snapshot: expected {} hidden values, found {}", layout->hidden_floats, n_hidden)};
   state.last_hidden_.resize(static_cast<size_t>(n_hidden));
   HADAL_TRY(in.take(state.last_hidden_.data(), n_hidden * static_cast<int64_t>(sizeof(float))));
   HADAL_TRY(in.end());

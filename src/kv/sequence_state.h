@@ -39,9 +39,9 @@ struct Layout {
   int n_nope = 0, n_rope = 0;  // dims of a KV row
   int index_dim = 0;
   int window = 0;
-  int hidden_floats = 0;        // hc_mult * dim: the streams that the MTP block continues from; 0 without MTP
-  std::vector<int> ratios;      // one per main layer
-  int n_draft_layers = 0;       // MTP blocks: window only
+  int hidden_floats = 0;    // hc_mult * dim: the streams that the MTP block continues from; 0 without MTP
+  std::vector<int> ratios;  // one per main layer
+  int n_draft_layers = 0;   // MTP blocks: window only
 
   int n_layers() const { return static_cast<int>(ratios.size()) + n_draft_layers; }
   int ratio(int layer) const {
@@ -49,8 +49,8 @@ struct Layout {
   }
   int64_t kv_row_bytes() const;
   int64_t index_row_bytes() const;
-  int value_width(int layer) const;        // floats per tail row: 2 head_dim for CSA, head_dim for HCA, else 0
-  int index_value_width(int layer) const;  // 2 index_dim for CSA, else 0
+  int value_width(int layer) const;                // floats per tail row: 2 head_dim for CSA, head_dim for HCA, else 0
+  int index_value_width(int layer) const;          // 2 index_dim for CSA, else 0
   int64_t entry_bytes_at(int64_t n_tokens) const;  // compressed entries: n_csa * n/4 * 652 + n_hca * n/128 * 584
   int64_t constant_bytes() const;                  // windows and tails as held in memory
   bool operator==(const Layout&) const = default;
@@ -70,7 +70,7 @@ class SequenceState {
   SequenceState& operator=(SequenceState&&) = default;
 
   const Layout& layout() const { return *layout_; }
-  int64_t length() const { return length_; }          // tokens seen
+  int64_t length() const { return length_; }              // tokens seen
   int64_t draft_length() const { return draft_length_; }  // rows the MTP block has seen
   LayerState& layer(int i) { return layers_[static_cast<size_t>(i)]; }
   const LayerState& layer(int i) const { return layers_[static_cast<size_t>(i)]; }
@@ -78,7 +78,7 @@ class SequenceState {
   std::vector<float>& last_hidden() { return last_hidden_; }
   const std::vector<float>& last_hidden() const { return last_hidden_; }
 
-  void advance(int64_t n_tokens);   // after a forward pass has written its rows
+  void advance(int64_t n_tokens);  // after a forward pass has written its rows
   void advance_draft(int64_t n_rows);
 
   SequenceState fork() const;

@@ -57,9 +57,8 @@ void attended_rows(const Step& step, const Segment& segment, int layer, int64_t 
   rows.clear();
   const int64_t oldest = std::max<int64_t>(0, position - window + 1);
   for (int64_t p = oldest; p <= position; ++p)
-    rows.push_back(p >= segment.start
-                       ? step.work.kv_rows.data() + (segment.first_row + p - segment.start) * row_bytes
-                       : state.window.row(p));
+    rows.push_back(p >= segment.start ? step.work.kv_rows.data() + (segment.first_row + p - segment.start) * row_bytes
+                                      : state.window.row(p));
   const int ratio = step.layout.ratio(layer);
   if (ratio == 0) return;
   rows.resize(static_cast<size_t>(window), nullptr);
@@ -102,9 +101,17 @@ void attend(Step& step, const Attention& weights, const std::vector<const std::b
       }
     }
     if (n_keys == 0) continue;
-    step.isa.attend({.q = q, .keys = keys, .masked = masked, .n_keys = n_keys, .n_heads = static_cast<int>(n),
-                     .head_dim = hd, .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(hd))),
-                     .round_p = step.faithful, .max = max, .den = den, .acc = acc});
+    step.isa.attend({.q = q,
+                     .keys = keys,
+                     .masked = masked,
+                     .n_keys = n_keys,
+                     .n_heads = static_cast<int>(n),
+                     .head_dim = hd,
+                     .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(hd))),
+                     .round_p = step.faithful,
+                     .max = max,
+                     .den = den,
+                     .acc = acc});
   }
   for (int64_t h = 0; h < n; ++h) {
     const float sink = weights.attn_sink[static_cast<size_t>(first + h)];
@@ -176,8 +183,7 @@ void attention(Step& step, const Attention& weights, int layer, const float* x, 
 
   const int64_t ql = weights.wq_a.rows;
   step.each_row([&](int64_t i) {
-    step.isa.rms_norm(q_latent + i * ql, weights.q_norm.data(), ql, config.norm_eps, step.faithful,
-                      q_latent + i * ql);
+    step.isa.rms_norm(q_latent + i * ql, weights.q_norm.data(), ql, config.norm_eps, step.faithful, q_latent + i * ql);
   });
   work.q_latent_input.set(q_latent, ql, t, ql);
   float* q = work.q.take(t * weights.wq_b.rows);
@@ -199,8 +205,8 @@ void attention(Step& step, const Attention& weights, int layer, const float* x, 
   float* o = work.attended.take(t * config.n_heads * config.head_dim);
   attend_all(step, weights, layer, q, o);
   for (const Segment& segment : step.segments)
-    segment.state->layer(layer).window.write(
-        segment.start, segment.n, work.kv_rows.data() + segment.first_row * step.layout.kv_row_bytes());
+    segment.state->layer(layer).window.write(segment.start, segment.n,
+                                             work.kv_rows.data() + segment.first_row * step.layout.kv_row_bytes());
 
   // wo_a is block-diagonal: group G reads its heads and gives rows [G o_lora, (G + 1) o_lora).
   const int64_t groups = config.o_groups, group_cols = weights.wo_a.cols, n_latent = weights.wo_a.rows;
@@ -209,8 +215,12 @@ void attention(Step& step, const Attention& weights, int layer, const float* x, 
   for (int64_t g = 0; g < groups; ++g)
     jobs.push_back({.weight = &weights.wo_a,
                     .input = kernels::plain_input(o + g * group_cols, groups * group_cols, group_cols),
-                    .n_tokens = t, .row_begin = g * config.o_lora_rank, .n_rows = config.o_lora_rank,
-                    .out = o_latent + g * config.o_lora_rank, .out_stride = n_latent, .round_bf16 = step.faithful});
+                    .n_tokens = t,
+                    .row_begin = g * config.o_lora_rank,
+                    .n_rows = config.o_lora_rank,
+                    .out = o_latent + g * config.o_lora_rank,
+                    .out_stride = n_latent,
+                    .round_bf16 = step.faithful});
   run(jobs);
   work.o_latent_input.set(o_latent, n_latent, t, n_latent);
   const LinearJob wo_b = step.job(weights.wo_b, work.o_latent_input, out);

@@ -17,8 +17,7 @@ struct TailRows {
   int64_t start, width;
 
   const float* at(int64_t position) const {
-    return position >= start ? fresh + (position - start) * width
-                             : reinterpret_cast<const float*>(ring.row(position));
+    return position >= start ? fresh + (position - start) * width : reinterpret_cast<const float*>(ring.row(position));
   }
 };
 
@@ -44,8 +43,7 @@ void pack_index_row(Step& step, float* x, std::byte* row) {
   for (int b = 0; b < (n + 31) / 32; ++b) scales[b] = static_cast<std::byte>(exponents[b] + 127);
 }
 
-void compress(Step& step, const Compressor& compressor, int layer, bool is_index, const float* values,
-              float* gates) {
+void compress(Step& step, const Compressor& compressor, int layer, bool is_index, const float* values, float* gates) {
   const int ratio = step.layout.ratio(layer);
   const bool overlap = ratio == 4;
   const int64_t width = compressor.wkv.rows, dim = overlap ? width / 2 : width;

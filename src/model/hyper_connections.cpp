@@ -51,8 +51,12 @@ namespace {
 float* mixes(Step& step, const HyperConnection& hc, const float* streams, int64_t n) {
   const int64_t width = hc.fn.cols, n_mix = hc.fn.rows;
   float* m = step.work.mix.take(n * n_mix);
-  const kernels::LinearJob job{.weight = &hc.fn, .input = kernels::plain_input(streams, width, width),
-                               .n_tokens = n, .n_rows = n_mix, .out = m, .out_stride = n_mix};
+  const kernels::LinearJob job{.weight = &hc.fn,
+                               .input = kernels::plain_input(streams, width, width),
+                               .n_tokens = n,
+                               .n_rows = n_mix,
+                               .out = m,
+                               .out_stride = n_mix};
   kernels::linear(step.pool, step.isa, {&job, 1});
   step.pool.run(n, [&](int64_t i, int) {
     const float inverse_rms = step.isa.inverse_rms(streams + i * width, width, step.config.norm_eps);
@@ -70,8 +74,8 @@ HcSplit hc_pre(Step& step, const HyperConnection& hc, const float* streams, floa
   float* split = step.work.split.take(step.n_rows() * stride);  // pre, post, comb
   step.each_row([&](int64_t i) {
     float* pre = split + i * stride;
-    hc_split(m + i * n_mix, hc.scale.data(), hc.base.data(), n, step.config.hc_sinkhorn_iters, step.config.hc_eps,
-             pre, pre + n, pre + 2 * n);
+    hc_split(m + i * n_mix, hc.scale.data(), hc.base.data(), n, step.config.hc_sinkhorn_iters, step.config.hc_eps, pre,
+             pre + n, pre + 2 * n);
     step.isa.hc_pre(streams + i * n * d, pre, n, d, step.faithful, y + i * d);
   });
   return {.post = split + n, .comb = split + 2 * n, .stride = stride};

@@ -35,8 +35,7 @@ void select_entries(Step& step, const Indexer&, int layer, float* index_q, float
   const int heads = step.config.index_n_heads, dim = step.config.index_head_dim, n_rope = step.config.rope_head_dim;
   const int n_blocks = (dim + 31) / 32;
   const int64_t t = step.n_rows();
-  const float factor =
-      static_cast<float>(std::pow(dim, -0.5) * std::pow(heads, -0.5));
+  const float factor = static_cast<float>(std::pow(dim, -0.5) * std::pow(heads, -0.5));
   auto& codes = step.work.index_q_codes;
   codes.resize(std::max(codes.size(), static_cast<size_t>(t * heads * dim)));
   float* q_scale = step.work.index_q_scale.take(t * heads * n_blocks);
@@ -72,12 +71,14 @@ void select_entries(Step& step, const Indexer&, int layer, float* index_q, float
         const int64_t i = first + task / n_pieces, row = segment.first_row + i;
         const int64_t end = std::min(visible(i), (task % n_pieces + 1) * kPage * kPagesPerTask);
         for (int64_t b = task % n_pieces * kPage * kPagesPerTask; b < end; b += kPage) {
-          step.isa.index_scores({.n_heads = heads, .head_dim = dim,
+          step.isa.index_scores({.n_heads = heads,
+                                 .head_dim = dim,
                                  .q = codes.data() + row * heads * dim,
                                  .q_scale = q_scale + row * heads * n_blocks,
                                  .q_f32 = step.faithful ? nullptr : index_q + row * heads * dim,
                                  .w = index_w + row * heads,
-                                 .rows = entries.row(b), .row_bytes = entries.row_bytes(),
+                                 .rows = entries.row(b),
+                                 .row_bytes = entries.row_bytes(),
                                  .n_entries = std::min(kPage, end - b),
                                  .scores = scores + (i - first) * most + b});
         }

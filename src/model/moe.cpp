@@ -85,7 +85,8 @@ void moe(Step& step, Moe& weights, int layer, const float* x, float* y) {
   }
   std::vector<int32_t> ids;
   for (int64_t e = 0; e < n_experts; ++e)
-    if (first_slot[static_cast<size_t>(e)] != first_slot[static_cast<size_t>(e) + 1]) ids.push_back(static_cast<int32_t>(e));
+    if (first_slot[static_cast<size_t>(e)] != first_slot[static_cast<size_t>(e) + 1])
+      ids.push_back(static_cast<int32_t>(e));
   const auto brought = weights.experts.bring(ids);
   struct Group {
     const Expert* expert;
@@ -113,8 +114,8 @@ void moe(Step& step, Moe& weights, int layer, const float* x, float* y) {
 
   float* hidden = work.expert_hidden.take(n_slots * m);
   const auto swiglu = [&](int64_t slot, int) {
-    step.isa.swiglu(gate + slot * m, up + slot * m, m, step.config.swiglu_limit,
-                    slot_weight[static_cast<size_t>(slot)], step.faithful, hidden + slot * m);
+    step.isa.swiglu(gate + slot * m, up + slot * m, m, step.config.swiglu_limit, slot_weight[static_cast<size_t>(slot)],
+                    step.faithful, hidden + slot * m);
   };
   if (n_slots * m < kLeastValues) {
     for (int64_t slot = 0; slot < n_slots; ++slot) swiglu(slot, 0);
@@ -137,8 +138,7 @@ void moe(Step& step, Moe& weights, int layer, const float* x, float* y) {
   step.each_row([&](int64_t i) {
     float* acc = y + i * d;
     std::fill(acc, acc + d, 0.0f);
-    for (int64_t j = 0; j < k; ++j)
-      step.isa.add(out + row_slots[static_cast<size_t>(i * k + j)].second * d, d, acc);
+    for (int64_t j = 0; j < k; ++j) step.isa.add(out + row_slots[static_cast<size_t>(i * k + j)].second * d, d, acc);
     step.isa.add(out + (t * k + i) * d, d, acc);
     if (step.faithful) step.isa.round_row(acc, d);
   });

@@ -78,20 +78,20 @@ class Input {
 
 // Buffers by name; one set per Transformer, reused by every layer of every call.
 struct Workspace {
-  Buffer streams, mixed, normed, sublayer_out;                          // block
-  Buffer mix, split;                                                    // hyper-connections
-  Buffer q_latent, q, kv, attended, o_latent;                           // attention
-  Buffer values, gates, index_values, index_gates, index_q, index_w;    // compressors, indexer
+  Buffer streams, mixed, normed, sublayer_out;                        // block
+  Buffer mix, split;                                                  // hyper-connections
+  Buffer q_latent, q, kv, attended, o_latent;                         // attention
+  Buffer values, gates, index_values, index_gates, index_q, index_w;  // compressors, indexer
   Buffer index_q_scale, index_scores;
   std::vector<int8_t> index_q_codes;
   std::vector<std::byte> kv_rows;
-  std::vector<std::vector<int32_t>> selected;                           // entries per row, best first
+  std::vector<std::vector<int32_t>> selected;  // entries per row, best first
   std::vector<std::vector<float>> thread_scratch;
   Buffer gate_scores, route_weights, expert_gate, expert_up, expert_hidden, expert_out;  // moe
   std::vector<int32_t> route_ids;
   Buffer mtp_embed, mtp_embed_out, mtp_hidden, mtp_hidden_out;
   Buffer head_rows, head_normed;
-  Buffer cos[2], sin[2];                                                // [plain, compressed]
+  Buffer cos[2], sin[2];  // [plain, compressed]
   Input attn_input, q_latent_input, o_latent_input, ffn_input, expert_input, mtp_embed_input, mtp_hidden_input;
 };
 
@@ -120,8 +120,13 @@ struct Step {
   // weight [rows, cols] on all rows of an input; the result is rounded to BF16 in `faithful` unless it is one
   // of the float32 linears (compressor projections, gate, mixes, logits).
   kernels::LinearJob job(const Weight& weight, Input& input, float* out, bool is_float32 = false) {
-    return {.weight = &weight, .input = input.as_read_by(weight, faithful, pool, isa), .n_tokens = input.n_rows(),
-            .n_rows = weight.rows, .out = out, .out_stride = weight.rows, .round_bf16 = faithful && !is_float32};
+    return {.weight = &weight,
+            .input = input.as_read_by(weight, faithful, pool, isa),
+            .n_tokens = input.n_rows(),
+            .n_rows = weight.rows,
+            .out = out,
+            .out_stride = weight.rows,
+            .round_bf16 = faithful && !is_float32};
   }
   void tap(int layer, const char* name, std::initializer_list<int64_t> shape, const float* values) const;
   void tap(int layer, const char* name, std::initializer_list<int64_t> shape, const int32_t* values) const;

@@ -37,16 +37,24 @@ Result<Transformer> Transformer::bind(const checkpoint::Checkpoint& checkpoint, 
   model.isa_ = &isa;
   model.pool_ = &pool;
   model.weights_ = HADAL_TRY(Weights::bind(checkpoint, numerics));
-  model.layout_ = std::make_shared<const kv::Layout>(
-      kv::Layout::from(checkpoint.config(), checkpoint.draft(), numerics));
+  model.layout_ =
+      std::make_shared<const kv::Layout>(kv::Layout::from(checkpoint.config(), checkpoint.draft(), numerics));
   for (const bool compressed : {false, true}) model.rope_[compressed] = RopeTable::make(*model.config_, compressed);
   return model;
 }
 
 Step Transformer::make_step() {
   work_.thread_scratch.resize(static_cast<size_t>(pool_->size()));
-  return Step{.pool = *pool_, .isa = *isa_, .config = *config_, .layout = *layout_, .rope = rope_, .work = work_,
-              .probe = probe_, .faithful = layout_->numerics == Numerics::kFaithful, .rows = {}, .segments = {}};
+  return Step{.pool = *pool_,
+              .isa = *isa_,
+              .config = *config_,
+              .layout = *layout_,
+              .rope = rope_,
+              .work = work_,
+              .probe = probe_,
+              .faithful = layout_->numerics == Numerics::kFaithful,
+              .rows = {},
+              .segments = {}};
 }
 
 void Transformer::embed(TokenId token, float* row) const {
@@ -61,8 +69,7 @@ void Transformer::embed(TokenId token, float* row) const {
 Status Transformer::check_tokens(std::span<const TokenId> tokens, int64_t start) const {
   for (const TokenId token : tokens)
     if (token < 0 || token >= config_->vocab_size)
-      return Error{Code::kInvalid,
-                   fmt::format("token id: expected 0 to {}, found {}", config_->vocab_size - 1, token)};
+      return Error{Code::kInvalid, fmt::format("token id: expected 0 to {}, found {}", config_->vocab_size - 1, token)};
   const int64_t end = start + static_cast<int64_t>(tokens.size());
   if (end > config_->max_position_embeddings)
     return Error{Code::kInvalid, fmt::format("context: expected at most {} tokens (max_position_embeddings), found {}",
@@ -109,19 +116,23 @@ void Transformer::run_head(Step& step, const Head& head, const float* streams, s
   if (n == 0) return;
   float* h = work_.head_rows.take(n * width);
   for (int64_t i = 0; i < n; ++i)
-    std::memcpy(h + i * width, streams + rows[static_cast<size_t>(i)] * width, sizeof(float) * static_cast<size_t>(width));
+    std::memcpy(h + i * width, streams + rows[static_cast<size_t>(i)] * width,
+                sizeof(float) * static_cast<size_t>(width));
   float* z = work_.head_normed.take(n * d);
   hc_head(step, head.hc, h, n, z);
   pool_->run(n, [&](int64_t i, int) {
     isa_->rms_norm(z + i * d, head.norm.data(), d, config_->norm_eps, step.faithful, z + i * d);
   });
-  const kernels::LinearJob job{.weight = &weights_.head, .input = kernels::plain_input(z, d, d), .n_tokens = n,
-                               .n_rows = weights_.head.rows, .out = logits, .out_stride = config_->vocab_size};
+  const kernels::LinearJob job{.weight = &weights_.head,
+                               .input = kernels::plain_input(z, d, d),
+                               .n_tokens = n,
+                               .n_rows = weights_.head.rows,
+                               .out = logits,
+                               .out_stride = config_->vocab_size};
   kernels::linear(*pool_, *isa_, {&job, 1});
 }
 
-Status Transformer::forward(std::span<const Sequence> batch, std::vector<float>& logits,
-                            std::vector<float>* streams) {
+Status Transformer::forward(std::span<const Sequence> batch, std::vector<float>& logits, std::vector<float>* streams) {
   Step step = make_step();
   for (const Sequence& sequence : batch) {
     HADAL_TRY(check_tokens(sequence.tokens, sequence.state->length()));
@@ -135,7 +146,8 @@ Status Transformer::forward(std::span<const Sequence> batch, std::vector<float>&
   float* h = work_.streams.take(step.n_rows() * width);
   step.each_row([&](int64_t i) {
     embed(step.row(i).token, h + i * width);
-    for (int64_t j = 1; j < hc; ++j) std::memcpy(h + i * width + j * d, h + i * width, sizeof(float) * static_cast<size_t>(d));
+    for (int64_t j = 1; j < hc; ++j)
+      std::memcpy(h + i * width + j * d, h + i * width, sizeof(float) * static_cast<size_t>(d));
   });
   for (int layer = 0; layer < config_->n_layers; ++layer)
     run_block(step, weights_.layers[static_cast<size_t>(layer)], layer, h);

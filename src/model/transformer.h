@@ -47,8 +47,8 @@ struct MtpSequence {
 class Transformer {
  public:
   // The checkpoint and the pool must outlive the Transformer.
-  static Result<Transformer> bind(const checkpoint::Checkpoint& checkpoint, Numerics numerics,
-                                  const kernels::Isa& isa, ThreadPool& pool);
+  static Result<Transformer> bind(const checkpoint::Checkpoint& checkpoint, Numerics numerics, const kernels::Isa& isa,
+                                  ThreadPool& pool);
 
   const checkpoint::ModelConfig& config() const { return *config_; }
   Numerics numerics() const { return layout_->numerics; }

@@ -43,7 +43,9 @@ class Binder {
   }
 
   Compressor compressor(const std::string& p) const {
-    return {.wkv = weight(p + "wkv"), .wgate = weight(p + "wgate"), .ape = vector(p + "ape"),
+    return {.wkv = weight(p + "wkv"),
+            .wgate = weight(p + "wgate"),
+            .ape = vector(p + "ape"),
             .norm = vector(p + "norm.weight")};
   }
 
@@ -60,7 +62,8 @@ class Binder {
     a.attn_sink = vector(p + "attn_sink");
     if (kind != LayerKind::kSwa) a.compressor = compressor(p + "compressor.");
     if (kind == LayerKind::kCsa)
-      a.indexer = Indexer{.wq_b = weight(p + "indexer.wq_b"), .weights_proj = weight(p + "indexer.weights_proj"),
+      a.indexer = Indexer{.wq_b = weight(p + "indexer.wq_b"),
+                          .weights_proj = weight(p + "indexer.weights_proj"),
                           .compressor = compressor(p + "indexer.compressor.")};
     return a;
   }
@@ -73,7 +76,9 @@ class Binder {
     std::vector<Expert> experts;
     experts.reserve(static_cast<size_t>(config_.n_routed_experts));
     for (int e = 0; e < config_.n_routed_experts; ++e) experts.push_back(expert(fmt::format("{}experts.{}.", p, e)));
-    Moe moe{.gate = weight(p + "gate"), .bias = {}, .experts = Experts(std::move(experts)),
+    Moe moe{.gate = weight(p + "gate"),
+            .bias = {},
+            .experts = Experts(std::move(experts)),
             .shared = expert(p + "shared_experts.")};
     if (layer < config_.n_hash_layers) {
       moe.tid2eid = checkpoint_.tensor(p + "gate.tid2eid").data;
@@ -84,14 +89,20 @@ class Binder {
   }
 
   Block block(const std::string& p, int layer) const {
-    return {.hc_attn = hyper_connection(p + "hc_attn_"), .hc_ffn = hyper_connection(p + "hc_ffn_"),
-            .attn_norm = vector(p + "attn_norm.weight"), .ffn_norm = vector(p + "ffn_norm.weight"),
-            .attn = attention(p + "attn.", config_.kind(layer)), .ffn = moe(p + "ffn.", layer)};
+    return {.hc_attn = hyper_connection(p + "hc_attn_"),
+            .hc_ffn = hyper_connection(p + "hc_ffn_"),
+            .attn_norm = vector(p + "attn_norm.weight"),
+            .ffn_norm = vector(p + "ffn_norm.weight"),
+            .attn = attention(p + "attn.", config_.kind(layer)),
+            .ffn = moe(p + "ffn.", layer)};
   }
 
   MtpBlock mtp(const std::string& p, int layer) const {
-    return {.e_proj = weight(p + "e_proj"), .h_proj = weight(p + "h_proj"), .enorm = vector(p + "enorm.weight"),
-            .hnorm = vector(p + "hnorm.weight"), .block = block(p, layer),
+    return {.e_proj = weight(p + "e_proj"),
+            .h_proj = weight(p + "h_proj"),
+            .enorm = vector(p + "enorm.weight"),
+            .hnorm = vector(p + "hnorm.weight"),
+            .block = block(p, layer),
             .head = {.hc = hyper_connection(p + "hc_head_"), .norm = vector(p + "norm.weight")}};
   }
 

@@ -20,13 +20,13 @@ struct HyperConnection {  // hc_attn_*, hc_ffn_* ([(2 + hc) hc, hc d]) and hc_he
   std::vector<float> base, scale;
 };
 
-struct Compressor {  // attn.compressor, attn.indexer.compressor
-  Weight wkv, wgate;           // [k D, d], k = 2 for ratio 4, else 1
-  std::vector<float> ape;      // [ratio, k D]
-  std::vector<float> norm;     // [D]
+struct Compressor {         // attn.compressor, attn.indexer.compressor
+  Weight wkv, wgate;        // [k D, d], k = 2 for ratio 4, else 1
+  std::vector<float> ape;   // [ratio, k D]
+  std::vector<float> norm;  // [D]
 };
 
-struct Indexer {  // attn.indexer
+struct Indexer {        // attn.indexer
   Weight wq_b;          // [heads * dim, q_lora_rank]
   Weight weights_proj;  // [heads, d]
   Compressor compressor;
@@ -56,9 +56,9 @@ class Experts {
   std::vector<const Expert*> brought_;
 };
 
-struct Moe {  // ffn
-  Weight gate;                     // [experts, d]
-  std::vector<float> bias;         // [experts]; score-routed layers
+struct Moe {                           // ffn
+  Weight gate;                         // [experts, d]
+  std::vector<float> bias;             // [experts]; score-routed layers
   const std::byte* tid2eid = nullptr;  // int64 [vocab, top_k]; hash-routed layers
   Experts experts;
   Expert shared;

@@ -56,7 +56,8 @@ Result<Choice> Sampler::pick(std::span<const float> logits, int64_t position) {
   for (size_t i = 0; i < logits.size(); ++i) {
     if (!std::isfinite(logits[i]))
       return Error{Code::kCorrupt, fmt::format("logits at position {}: expected finite numbers, found {} for token {} "
-                                               "(damaged weights?)", position, logits[i], i)};
+                                               "(damaged weights?)",
+                                               position, logits[i], i)};
     most = std::max(most, logits[i]);
   }
   penalised_.assign(logits.begin(), logits.end());
@@ -99,7 +100,9 @@ TokenId Sampler::draw(std::vector<float>& logits, int64_t position) const {
   if (options_.temperature == 0) return static_cast<TokenId>(best - logits.begin());
   const float most = *best;
   const double inverse_temperature = 1.0 / options_.temperature;
-  const auto probability = [&](size_t i) { return std::exp((static_cast<double>(logits[i]) - most) * inverse_temperature); };
+  const auto probability = [&](size_t i) {
+    return std::exp((static_cast<double>(logits[i]) - most) * inverse_temperature);
+  };
   const double u = random_number(options_.seed, position);
   const auto draw_from = [&](const auto& weights, double total) {
     double left = u * total;
@@ -130,7 +133,8 @@ TokenId Sampler::draw(std::vector<float>& logits, int64_t position) const {
   size_t sorted = 0;
   const auto sort_to = [&](size_t end) {
     if (end <= sorted) return;
-    std::partial_sort(order.begin() + static_cast<ptrdiff_t>(sorted), order.begin() + static_cast<ptrdiff_t>(end), order.end(), more_likely);
+    std::partial_sort(order.begin() + static_cast<ptrdiff_t>(sorted), order.begin() + static_cast<ptrdiff_t>(end),
+                      order.end(), more_likely);
     sorted = end;
   };
   if (top_k < n) {

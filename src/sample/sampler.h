@@ -29,7 +29,7 @@ struct Options {
   float min_p = 0;        // [0, 1]
   float repetition_penalty = 1, frequency_penalty = 0, presence_penalty = 0;
   uint64_t seed = 0;
-  int n_logprobs = -1;    // -1: none; n: the chosen token's and the n most likely
+  int n_logprobs = -1;  // -1: none; n: the chosen token's and the n most likely
 };
 Status check(const Options& options);  // kInvalid names the value
 
@@ -39,8 +39,8 @@ struct TokenLogprob {
 };
 struct Choice {
   TokenId token = 0;
-  float logprob = 0;                // with n_logprobs >= 0
-  std::vector<TokenLogprob> top;    // most likely first
+  float logprob = 0;              // with n_logprobs >= 0
+  std::vector<TokenLogprob> top;  // most likely first
 };
 
 // Uniform in (0, 1).

@@ -16,12 +16,16 @@ enum class Dtype { kF32, kBf16, kF8e4m3, kF8e8m0, kI8, kI32, kI64 };  // kI8: tw
 constexpr int64_t dtype_size(Dtype dtype) {
   switch (dtype) {
     case Dtype::kF32:
-    case Dtype::kI32: return 4;
-    case Dtype::kBf16: return 2;
+    case Dtype::kI32:
+      return 4;
+    case Dtype::kBf16:
+      return 2;
     case Dtype::kF8e4m3:
     case Dtype::kF8e8m0:
-    case Dtype::kI8: return 1;
-    case Dtype::kI64: return 8;
+    case Dtype::kI8:
+      return 1;
+    case Dtype::kI64:
+      return 8;
   }
   return 0;
 }
@@ -48,18 +52,22 @@ enum class WeightFormat {
 // A linear weight: y = W x, rows = out features, cols = in features, row-major as in the file.
 struct Weight {
   WeightFormat format = WeightFormat::kF32;
-  bool scales_are_f32 = false;   // kFp8Block: scales as F32 (Base) instead of E8M0
-  bool rounds_to_bf16 = false;   // kFp8Block: value x scale is rounded to BF16 and meets BF16 activations (wo_a)
+  bool scales_are_f32 = false;  // kFp8Block: scales as F32 (Base) instead of E8M0
+  bool rounds_to_bf16 = false;  // kFp8Block: value x scale is rounded to BF16 and meets BF16 activations (wo_a)
   int64_t rows = 0, cols = 0;
   const std::byte* data = nullptr;
   const std::byte* scale = nullptr;
 
   int64_t row_bytes() const {
     switch (format) {
-      case WeightFormat::kF32: return cols * 4;
-      case WeightFormat::kBf16: return cols * 2;
-      case WeightFormat::kFp8Block: return cols;
-      case WeightFormat::kFp4Block: return cols / 2;
+      case WeightFormat::kF32:
+        return cols * 4;
+      case WeightFormat::kBf16:
+        return cols * 2;
+      case WeightFormat::kFp8Block:
+        return cols;
+      case WeightFormat::kFp4Block:
+        return cols / 2;
     }
     return 0;
   }

@@ -27,13 +27,19 @@ Failure fail(std::string kind, std::string message) { return EncodeError{std::mo
 bool truthy(const Value* value) {  // as Python's bool()
   if (!value) return false;
   switch (value->kind()) {
-    case Value::Kind::kNull: return false;
-    case Value::Kind::kBool: return value->as_bool();
+    case Value::Kind::kNull:
+      return false;
+    case Value::Kind::kBool:
+      return value->as_bool();
     case Value::Kind::kInt:
-    case Value::Kind::kFloat: return value->to_double() != 0.0;
-    case Value::Kind::kString: return !value->as_string().empty();
-    case Value::Kind::kArray: return !value->as_array().empty();
-    case Value::Kind::kObject: return !value->as_object().empty();
+    case Value::Kind::kFloat:
+      return value->to_double() != 0.0;
+    case Value::Kind::kString:
+      return !value->as_string().empty();
+    case Value::Kind::kArray:
+      return !value->as_array().empty();
+    case Value::Kind::kObject:
+      return !value->as_object().empty();
   }
   return false;
 }
@@ -42,8 +48,7 @@ std::string to_json(const Value& value) {
   const std::string text = json::dump(value);
   // Lone surrogates cannot be written as UTF-8: Python's caller falls back to ASCII escapes for the whole value.
   for (size_t i = 0; i + 1 < text.size(); ++i)
-    if (text[i] == '\xED' && static_cast<unsigned char>(text[i + 1]) >= 0xA0)
-      return json::dump(value, {.ascii = true});
+    if (text[i] == '\xED' && static_cast<unsigned char>(text[i + 1]) >= 0xA0) return json::dump(value, {.ascii = true});
   return text;
 }
 
@@ -78,7 +83,8 @@ Failure text_field(const Turn& turn, std::string_view name, std::string& out) {
   out.clear();
   if (!value || value->is_null()) return {};
   if (!value->is_string())
-    return fail("bad_content_type", fmt::format("{} of {} {} message: expected a string, found {}", name, turn.role == "assistant" ? "an" : "a", turn.role, value->kind_name()));
+    return fail("bad_content_type", fmt::format("{} of {} {} message: expected a string, found {}", name,
+                                                turn.role == "assistant" ? "an" : "a", turn.role, value->kind_name()));
   out = value->as_string();
   return {};
 }
@@ -96,17 +102,22 @@ std::string tool_content(const Value* content, std::optional<EncodeError>& bad) 
       const Value* part_text = part.find("text");
       if (type && *type == Value("text")) {
         if (part_text && !part_text->is_string())
-          bad = EncodeError{"bad_content_type", fmt::format("text of a part of a tool message: expected a string, found {}", part_text->kind_name())};
+          bad = EncodeError{
+              "bad_content_type",
+              fmt::format("text of a part of a tool message: expected a string, found {}", part_text->kind_name())};
         if (part_text && part_text->is_string()) text += part_text->as_string();
       } else if (part.is_object() && (!type || type->is_null() || type->is_string())) {
         text += fmt::format("[Unsupported {}]", type && type->is_string() ? type->as_string() : "None");
       } else {
-        bad = EncodeError{"bad_content_type", fmt::format("a part of a tool message: expected an object with a type, found {}", json::dump(part))};
+        bad = EncodeError{
+            "bad_content_type",
+            fmt::format("a part of a tool message: expected an object with a type, found {}", json::dump(part))};
       }
     }
     return text;
   }
-  bad = EncodeError{"bad_content_type", fmt::format("content of a tool message: expected a string or parts, found {}", content->kind_name())};
+  bad = EncodeError{"bad_content_type", fmt::format("content of a tool message: expected a string or parts, found {}",
+                                                    content->kind_name())};
   return "";
 }
 
@@ -124,11 +135,13 @@ std::vector<Turn> merge(const json::Array& messages) {
       turn.parts.push_back({"<tool_result>" + tool_content(message.find("content"), turn.bad) + "</tool_result>", true,
                             id && id->is_string() ? id->as_string() : ""});
     } else if (role == "user") {
-      if (!after_user || turns.back().has_task) turns.push_back({.role = "user", .message = &message, .has_task = has_task(message)});
+      if (!after_user || turns.back().has_task)
+        turns.push_back({.role = "user", .message = &message, .has_task = has_task(message)});
       Turn& turn = turns.back();
       const Value* content = message.find("content");
       if (content && !content->is_string())
-        turn.bad = EncodeError{"bad_content_type", fmt::format("content of a user message: expected a string, found {}", content->kind_name())};
+        turn.bad = EncodeError{"bad_content_type", fmt::format("content of a user message: expected a string, found {}",
+                                                               content->kind_name())};
       turn.parts.push_back({content && content->is_string() ? content->as_string() : "", false, ""});
     } else {
       turns.push_back({.role = role, .message = &message, .has_task = has_task(message)});
@@ -183,8 +196,10 @@ std::vector<Turn> drop_reasoning(std::vector<Turn> turns) {
   std::vector<Turn> kept;
   for (size_t i = 0; i < turns.size(); ++i) {
     Turn& turn = turns[i];
-    static constexpr std::array<std::string_view, 4> kKept = {"user", "system", "latest_reminder", "direct_search_results"};
-    const bool keeps = static_cast<int>(i) >= last_user || std::find(kKept.begin(), kKept.end(), turn.role) != kKept.end();
+    static constexpr std::array<std::string_view, 4> kKept = {"user", "system", "latest_reminder",
+                                                              "direct_search_results"};
+    const bool keeps =
+        static_cast<int>(i) >= last_user || std::find(kKept.begin(), kKept.end(), turn.role) != kKept.end();
     if (!keeps && turn.role == "assistant") turn.drops_reasoning = true;
     if (keeps || turn.role == "assistant") kept.push_back(std::move(turn));
   }
@@ -242,7 +257,8 @@ class Renderer {
 
   Failure check_mode() const {
     if (options_.thinking_mode != "thinking" && options_.thinking_mode != "chat")
-      return fail("invalid_thinking_mode", "thinking_mode: expected \"thinking\" or \"chat\", found " + json::quote(options_.thinking_mode));
+      return fail("invalid_thinking_mode",
+                  "thinking_mode: expected \"thinking\" or \"chat\", found " + json::quote(options_.thinking_mode));
     return {};
   }
 
@@ -260,7 +276,8 @@ class Renderer {
         const Value* function = call.find("function");
         const Value* name = function ? function->find("name") : nullptr;
         if (!name || !name->is_string()) return fail("bad_tool_schema", "a tool call: expected function with a name");
-        if (!function->find("arguments")) return fail("missing_arguments", "the call of " + name->as_string() + ": expected arguments");
+        if (!function->find("arguments"))
+          return fail("missing_arguments", "the call of " + name->as_string() + ": expected arguments");
       }
     }
     return {};
@@ -277,8 +294,9 @@ class Renderer {
     } else if (name == "max") {
       effort_ = is_0731 ? kEffortBeyond : kEffortAbsolute;
     } else {
-      return fail("invalid_effort", fmt::format("reasoning_effort: expected {}\"high\" or \"max\" ({}), found {}",
-                                                is_0731 ? "\"low\", " : "none, ", encoding_name(options_.encoding), json::dump(effort)));
+      return fail("invalid_effort",
+                  fmt::format("reasoning_effort: expected {}\"high\" or \"max\" ({}), found {}",
+                              is_0731 ? "\"low\", " : "none, ", encoding_name(options_.encoding), json::dump(effort)));
     }
     return {};
   }
@@ -294,7 +312,8 @@ class Renderer {
       }
       out += kToolsTail;
     }
-    if (const Value* format = turn.field("response_format"); truthy(format)) out += std::string("\n\n") + kResponseFormat + to_json(*format);
+    if (const Value* format = turn.field("response_format"); truthy(format))
+      out += std::string("\n\n") + kResponseFormat + to_json(*format);
   }
 
   Failure assistant(size_t i, std::string& out) {
@@ -329,12 +348,14 @@ class Renderer {
         if (value.ok()) parsed = std::move(value).value();
       }
       if (!parsed.is_object())
-        return fail("arguments_not_object", fmt::format("the call of {}: arguments: expected a JSON object, found {}", name, parsed.kind_name()));
+        return fail("arguments_not_object", fmt::format("the call of {}: arguments: expected a JSON object, found {}",
+                                                        name, parsed.kind_name()));
       const json::Object& members = parsed.as_object();
       for (size_t k = 0; k < members.size(); ++k) {
         const auto& [key, value] = members[k];
         out += fmt::format("{}<{}parameter name=\"{}\" string=\"{}\">{}</{}parameter>", k ? "\n" : "", kDsml, key,
-                           value.is_string() ? "true" : "false", value.is_string() ? value.as_string() : to_json(value), kDsml);
+                           value.is_string() ? "true" : "false", value.is_string() ? value.as_string() : to_json(value),
+                           kDsml);
       }
       out += fmt::format("\n</{}invoke>", kDsml);
     }
@@ -346,7 +367,8 @@ class Renderer {
   Failure transition(size_t i, EncodedPrompt& prompt) {
     const Turn& turn = turns_[i];
     std::string& out = prompt.text;
-    if (i + 1 < turns_.size() && turns_[i + 1].role != "assistant" && turns_[i + 1].role != "latest_reminder") return {};
+    if (i + 1 < turns_.size() && turns_[i + 1].role != "assistant" && turns_[i + 1].role != "latest_reminder")
+      return {};
     const bool is_user = turn.role == "user" || turn.role == "developer";
     prompt.header_begin = out.size();
     if (turn.has_task) {
@@ -355,7 +377,8 @@ class Renderer {
         return task->is_string() && task->as_string() == entry.first;
       });
       if (known == std::end(kTasks))
-        return fail("invalid_task", "task: expected action, query, authority, domain, title or read_url, found " + json::dump(*task));
+        return fail("invalid_task",
+                    "task: expected action, query, authority, domain, title or read_url, found " + json::dump(*task));
       if (known->first == "action") out += std::string(kAssistant) + (thinking() ? kThinkOpen : kThinkClose);
       out += known->second;
     } else if (is_user) {

@@ -19,7 +19,7 @@ namespace hadal::text {
 
 // The revisions of the encoder differ in reasoning effort only.
 enum class Encoding { kV4, kV4_0731 };
-const char* encoding_name(Encoding encoding);                       // "v4", "v4-0731"
+const char* encoding_name(Encoding encoding);  // "v4", "v4-0731"
 Result<Encoding> encoding_by_name(std::string_view name);
 // Of a checkpoint: from the encoder script that ships with it (encoding/encoding_dsv4.py), else DSpark keys in
 // its config.json mean the 0731 revision, else the preview.
@@ -30,8 +30,8 @@ struct EncodeOptions {
   std::string thinking_mode = "thinking";  // or "chat"
   bool drop_thinking = true;
   bool add_default_bos_token = true;
-  json::Value reasoning_effort;            // null or a string
-  json::Array context;                     // earlier messages, not rendered again; suppress BOS
+  json::Value reasoning_effort;  // null or a string
+  json::Array context;           // earlier messages, not rendered again; suppress BOS
 };
 
 struct EncodedPrompt {

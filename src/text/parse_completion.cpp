@@ -14,7 +14,9 @@ json::Value to_json(const AssistantMessage& message) {
   for (const ToolCall& call : message.tool_calls)
     calls.push_back(json::Object{{"type", "function"},
                                  {"function", json::Object{{"name", call.name}, {"arguments", call.arguments}}}});
-  return json::Object{{"role", "assistant"}, {"content", message.content}, {"reasoning_content", message.reasoning},
+  return json::Object{{"role", "assistant"},
+                      {"content", message.content},
+                      {"reasoning_content", message.reasoning},
                       {"tool_calls", std::move(calls)}};
 }
 
@@ -45,7 +47,8 @@ bool parse_parameter_header(std::string_view text, ParameterHeader& header) {
   if (!text.starts_with(kHeaderBegin)) return false;
   // Where the first of the two ends stands: found by their common beginning, so that a value is not searched.
   constexpr std::string_view kCommon = "\" string=\"";
-  for (size_t at = text.find(kCommon, kHeaderBegin.size()); at != std::string_view::npos; at = text.find(kCommon, at + 1)) {
+  for (size_t at = text.find(kCommon, kHeaderBegin.size()); at != std::string_view::npos;
+       at = text.find(kCommon, at + 1)) {
     header.is_string = text.substr(at).starts_with(kHeaderTrue);
     if (!header.is_string && !text.substr(at).starts_with(kHeaderFalse)) continue;
     header.key = text.substr(kHeaderBegin.size(), at - kHeaderBegin.size());
@@ -80,7 +83,8 @@ class Parser {
     for (const std::string_view special : {std::string_view(kBos), std::string_view(kEos), std::string_view(kThinkOpen),
                                            std::string_view(kThinkClose), std::string_view(kDsml)})
       if (message.content.find(special) != std::string::npos || message.reasoning.find(special) != std::string::npos)
-        return error("special_token_in_content", "expected no special token in content or reasoning, found " + std::string(special));
+        return error("special_token_in_content",
+                     "expected no special token in content or reasoning, found " + std::string(special));
     return message;
   }
 
@@ -117,12 +121,14 @@ class Parser {
   bool tool_calls(AssistantMessage& message) {
     while (index_ < text_.size()) {
       const std::string between = read_until({dsml::kInvokeOpen, dsml::kCallsClose});
-      if (between != ">\n") return fail("tool_block_format", "expected '>' and a newline before the next tag of the tool calls");
+      if (between != ">\n")
+        return fail("tool_block_format", "expected '>' and a newline before the next tag of the tool calls");
       if (stop_ == dsml::kCallsClose) return true;
       if (stop_.empty()) return fail("tool_block_truncated", "expected an invoke or the end of the tool calls");
       const std::string line = read_until({dsml::kParameterOpen, dsml::kInvokeClose});
       ToolCall call;
-      if (!dsml::parse_invoke_line(line, call.name)) return fail("tool_name_format", "expected name=\"...\"> and a newline after invoke");
+      if (!dsml::parse_invoke_line(line, call.name))
+        return fail("tool_name_format", "expected name=\"...\"> and a newline after invoke");
       if (!arguments(call)) return false;
       message.tool_calls.push_back(std::move(call));
     }
@@ -144,7 +150,8 @@ class Parser {
       const std::string key(header.key);
       if (keys.contains(key)) return fail("duplicate_param", "parameter " + key + " appears twice");
       const std::string value = parameter.substr(header.value_begin, end - 1 - header.value_begin);
-      call.arguments += (keys.empty() ? "" : ", ") + json::quote(key) + ": " + (header.is_string ? json::quote(value) : value);
+      call.arguments +=
+          (keys.empty() ? "" : ", ") + json::quote(key) + ": " + (header.is_string ? json::quote(value) : value);
       keys.insert(key);
       if (read_until({dsml::kParameterOpen, dsml::kInvokeClose}) != ">\n")
         return fail("param_close_format", "expected '>' and a newline after a parameter");

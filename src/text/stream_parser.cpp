@@ -78,10 +78,18 @@ int between_tags(std::string_view text, std::span<const std::string_view> tags, 
 void StreamParser::tell(Delta::Kind kind, std::string text, std::vector<Delta>& out) {
   if (text.empty() && kind != Delta::Kind::kToolCall) return;
   switch (kind) {
-    case Delta::Kind::kReasoning: told_.reasoning += text; break;
-    case Delta::Kind::kContent: told_.content += text; break;
-    case Delta::Kind::kToolCall: told_.tool_calls.push_back({text, ""}); break;
-    case Delta::Kind::kArguments: told_.tool_calls.back().arguments += text; break;
+    case Delta::Kind::kReasoning:
+      told_.reasoning += text;
+      break;
+    case Delta::Kind::kContent:
+      told_.content += text;
+      break;
+    case Delta::Kind::kToolCall:
+      told_.tool_calls.push_back({text, ""});
+      break;
+    case Delta::Kind::kArguments:
+      told_.tool_calls.back().arguments += text;
+      break;
   }
   const size_t call = told_.tool_calls.empty() ? 0 : told_.tool_calls.size() - 1;
   if (!out.empty() && out.back().kind == kind && kind != Delta::Kind::kToolCall && out.back().call == call) {
@@ -136,8 +144,9 @@ void StreamParser::tell_value(std::string_view text, std::vector<Delta>& out) {
 bool StreamParser::value(std::vector<Delta>& out) {
   static constexpr std::string_view kClose = "</｜DSML｜parameter", kCloseLine = "<\n/｜DSML｜parameter";
   static constexpr std::string_view kHolding[] = {kThinkOpen, kThinkClose, kTagOpen, kTagClose};
-  static constexpr std::string_view kMarkers[] = {kThinkOpen, kThinkClose, kTagOpen, kTagClose, kBos, kEos, kDsml, "<｜DSML｜",
-                                                  "</｜DSML｜", kClose, kCloseLine, dsml::kParameterEnd};
+  static constexpr std::string_view kMarkers[] = {kThinkOpen,   kThinkClose, kTagOpen,   kTagClose,
+                                                  kBos,         kEos,        kDsml,      "<｜DSML｜",
+                                                  "</｜DSML｜", kClose,      kCloseLine, dsml::kParameterEnd};
   for (;;) {
     const Hit hit = find_marker(held(), kMarkers, scanned_);
     size_t at = certain(hit.begin, held());
@@ -166,7 +175,8 @@ bool StreamParser::step(std::vector<Delta>& out) {
   std::string_view tag;
   switch (state_) {
     case State::kReasoning:
-    case State::kContent: return plain_text(out);
+    case State::kContent:
+      return plain_text(out);
     case State::kBlock: {
       static constexpr std::array kTags = {dsml::kInvokeOpen, dsml::kCallsClose};
       const int found = between_tags(held(), kTags, tag);
@@ -182,7 +192,8 @@ bool StreamParser::step(std::vector<Delta>& out) {
       scanned_ = std::min(hit.begin, held().size());
       if (hit.marker.empty()) return false;
       std::string name;
-      if (!dsml::parse_invoke_line(held().substr(0, hit.begin), name) || name.find(kDsml) != std::string::npos) return fall_silent();
+      if (!dsml::parse_invoke_line(held().substr(0, hit.begin), name) || name.find(kDsml) != std::string::npos)
+        return fall_silent();
       tell(Delta::Kind::kToolCall, name, out);
       first_parameter_ = true;
       const bool closes = hit.marker == dsml::kInvokeClose;
@@ -200,7 +211,8 @@ bool StreamParser::step(std::vector<Delta>& out) {
       dsml::ParameterHeader header;
       if (hit.marker == kDsml || !dsml::parse_parameter_header(held(), header)) return fall_silent();
       const std::string key(header.key);
-      tell(Delta::Kind::kArguments, (first_parameter_ ? "{" : ", ") + json::quote(key) + ": " + (header.is_string ? "\"" : ""), out);
+      tell(Delta::Kind::kArguments,
+           (first_parameter_ ? "{" : ", ") + json::quote(key) + ": " + (header.is_string ? "\"" : ""), out);
       first_parameter_ = false;
       value_is_string_ = header.is_string;
       holds_value_ = false;
@@ -208,7 +220,8 @@ bool StreamParser::step(std::vector<Delta>& out) {
       state_ = State::kValue;
       return true;
     }
-    case State::kValue: return value(out);
+    case State::kValue:
+      return value(out);
     case State::kAfterValue: {
       static constexpr std::array kTags = {dsml::kParameterOpen, dsml::kInvokeClose};
       const int found = between_tags(held(), kTags, tag);
@@ -219,7 +232,8 @@ bool StreamParser::step(std::vector<Delta>& out) {
       state_ = tag == dsml::kInvokeClose ? State::kBlock : State::kParameter;
       return true;
     }
-    case State::kSilent: return false;
+    case State::kSilent:
+      return false;
   }
   return false;
 }

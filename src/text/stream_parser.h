@@ -46,7 +46,7 @@ class StreamParser {
   void tell_value(std::string_view text, std::vector<Delta>& out);
   static size_t certain(size_t marker, std::string_view text);
   std::string_view held() const { return std::string_view(all_).substr(done_); }  // what is not decided
-  void take(size_t n);                                                           // from held()
+  void take(size_t n);                                                            // from held()
 
   bool thinking_;
   State state_;

@@ -13,9 +13,21 @@ inline constexpr char kThinkClose[] = "</think>";
 inline constexpr char kDsml[] = "｜DSML｜";
 
 // Tokens that begin something else than an answer: a model that writes one has ended its turn.
-inline constexpr const char* kTurnStarts[] = {
-    kBos, kEos, kUser, kAssistant, kLatestReminder, "<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>",
-    "<｜action｜>", "<｜query｜>", "<｜authority｜>", "<｜domain｜>", "<｜title｜>", "<｜read_url｜>", "<｜extracted_url｜>"};
+inline constexpr const char* kTurnStarts[] = {kBos,
+                                              kEos,
+                                              kUser,
+                                              kAssistant,
+                                              kLatestReminder,
+                                              "<｜fim▁begin｜>",
+                                              "<｜fim▁hole｜>",
+                                              "<｜fim▁end｜>",
+                                              "<｜action｜>",
+                                              "<｜query｜>",
+                                              "<｜authority｜>",
+                                              "<｜domain｜>",
+                                              "<｜title｜>",
+                                              "<｜read_url｜>",
+                                              "<｜extracted_url｜>"};
 
 inline constexpr char kToolsHead[] =
     "## Tools\n"

@@ -155,7 +155,8 @@ struct Tokenizer::Impl {
   static constexpr uint8_t kKnown = 1, kAdded = 2, kSpecial = 4;
 
   void encode_plain(std::string_view text, std::vector<TokenId>& ids) const {
-    pretokenize(text, [&](std::string_view piece) { encode_piece(piece, ids); }, digits);
+    pretokenize(
+        text, [&](std::string_view piece) { encode_piece(piece, ids); }, digits);
   }
 
   void encode_piece(std::string_view piece, std::vector<TokenId>& ids) const {
@@ -260,7 +261,8 @@ struct Tokenizer::Impl {
       look(left.previous);
       look(best.left);
     }
-    for (int32_t i = 0; i >= 0; i = symbols[static_cast<size_t>(i)].next) ids.push_back(symbols[static_cast<size_t>(i)].id);
+    for (int32_t i = 0; i >= 0; i = symbols[static_cast<size_t>(i)].next)
+      ids.push_back(symbols[static_cast<size_t>(i)].id);
   }
 };
 
@@ -321,8 +323,9 @@ Result<Digits> check_pipeline(const json::Value& root, const std::string& file) 
     const json::Value* pattern = split.find("pattern");
     const bool single = i == 0 && pattern && has_value(*pattern, "Regex", kSingleDigitPattern);
     if (single) digits = Digits::kSingle;
-    if (!has_value(split, "type", "Split") || !pattern || !(single || has_value(*pattern, "Regex", kSplitPatterns[i])) ||
-        !has_value(split, "behavior", "Isolated") || !has_value(split, "invert", false))
+    if (!has_value(split, "type", "Split") || !pattern ||
+        !(single || has_value(*pattern, "Regex", kSplitPatterns[i])) || !has_value(split, "behavior", "Isolated") ||
+        !has_value(split, "invert", false))
       return wrong(file, fmt::format("pre_tokenizer {}", i), "the split of DeepSeek V4", &split);
   }
   const json::Value& bytes = list->as_array()[3];
@@ -341,9 +344,11 @@ Result<Digits> check_pipeline(const json::Value& root, const std::string& file) 
   for (const char* key : {"dropout", "unk_token"})
     if (!absent(*model, key)) return wrong(file, std::string("model.") + key, "null", model->find(key));
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
-    if (!absent(*model, key) && !has_value(*model, key, "")) return wrong(file, std::string("model.") + key, "null", model->find(key));
+    if (!absent(*model, key) && !has_value(*model, key, ""))
+      return wrong(file, std::string("model.") + key, "null", model->find(key));
   for (const char* key : {"fuse_unk", "byte_fallback", "ignore_merges"})
-    if (!absent(*model, key) && !has_value(*model, key, false)) return wrong(file, std::string("model.") + key, "false", model->find(key));
+    if (!absent(*model, key) && !has_value(*model, key, false))
+      return wrong(file, std::string("model.") + key, "false", model->find(key));
   return digits;
 }
 
@@ -399,7 +404,8 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json_text, const std::string
   }
   for (int b = 0; b < 256; ++b)
     if (impl->byte_ids[static_cast<size_t>(b)] < 0)
-      return Error{Code::kCorrupt, fmt::format("{}: model.vocab: expected a token for every byte, found none for {:#04x}", file, b)};
+      return Error{Code::kCorrupt,
+                   fmt::format("{}: model.vocab: expected a token for every byte, found none for {:#04x}", file, b)};
 
   impl->merges.reserve(merges->as_array().size());
   int32_t rank = 0;
@@ -421,7 +427,8 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json_text, const std::string
     const auto merged_id = ids.find(std::string(left) + std::string(right));
     if (left.empty() || left_id == ids.end() || right_id == ids.end() || merged_id == ids.end())
       return wrong(file, fmt::format("model.merges {}", rank), "two tokens whose sum is a token", &merge);
-    impl->merges.insert(left_id->second, right_id->second, rank++, merged_id->second);  // a repeat takes its last rank, as everywhere
+    impl->merges.insert(left_id->second, right_id->second, rank++,
+                        merged_id->second);  // a repeat takes its last rank, as everywhere
   }
 
   if (const json::Value* added = root.find("added_tokens"); added && added->is_array())
@@ -432,7 +439,8 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json_text, const std::string
         return wrong(file, "added_tokens", "content and id", &token);
       for (const char* key : {"single_word", "lstrip", "rstrip"})
         if (!absent(token, key) && !has_value(token, key, false))
-          return wrong(file, "added_tokens: " + json::quote(content->as_string()) + ": " + key, "false", token.find(key));
+          return wrong(file, "added_tokens: " + json::quote(content->as_string()) + ": " + key, "false",
+                       token.find(key));
       const std::string& text = content->as_string();
       if (!impl->added_ids.emplace(text, *id).second)
         return Error{Code::kCorrupt, fmt::format("{}: added_tokens: {} appears twice", file, json::quote(text))};
@@ -440,7 +448,8 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json_text, const std::string
       const auto in_vocab = ids.find(text);
       uint8_t& flags = impl->flags[static_cast<size_t>(*id)];
       if ((flags & Impl::kAdded) || (in_vocab != ids.end() && in_vocab->second != *id))
-        return Error{Code::kCorrupt, fmt::format("{}: added_tokens: {}: id {} contradicts another token", file, json::quote(text), *id)};
+        return Error{Code::kCorrupt, fmt::format("{}: added_tokens: {}: id {} contradicts another token", file,
+                                                 json::quote(text), *id)};
       flags |= Impl::kAdded;
       if (has_value(token, "special", true)) flags |= Impl::kSpecial;
       impl->pieces[static_cast<size_t>(*id)] = text;
@@ -448,7 +457,8 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json_text, const std::string
     }
   for (const auto& [spelling, id] : not_bytes)
     if (!(impl->flags[static_cast<size_t>(id)] & Impl::kAdded))
-      return Error{Code::kCorrupt, fmt::format("{}: model.vocab: {}: expected the byte alphabet or an added token", file, json::quote(spelling))};
+      return Error{Code::kCorrupt, fmt::format("{}: model.vocab: {}: expected the byte alphabet or an added token",
+                                               file, json::quote(spelling))};
   return Tokenizer(std::move(impl));
 }
 
@@ -490,13 +500,16 @@ std::string Tokenizer::decode(std::span<const TokenId> ids, bool skip_special) c
 }
 
 std::string_view Tokenizer::piece(TokenId id) const {
-  return id >= 0 && static_cast<size_t>(id) < impl_->pieces.size() ? impl_->pieces[static_cast<size_t>(id)] : std::string_view();
+  return id >= 0 && static_cast<size_t>(id) < impl_->pieces.size() ? impl_->pieces[static_cast<size_t>(id)]
+                                                                   : std::string_view();
 }
 bool Tokenizer::is_special(TokenId id) const {
-  return id >= 0 && static_cast<size_t>(id) < impl_->flags.size() && (impl_->flags[static_cast<size_t>(id)] & Impl::kSpecial);
+  return id >= 0 && static_cast<size_t>(id) < impl_->flags.size() &&
+         (impl_->flags[static_cast<size_t>(id)] & Impl::kSpecial);
 }
 bool Tokenizer::is_added(TokenId id) const {
-  return id >= 0 && static_cast<size_t>(id) < impl_->flags.size() && (impl_->flags[static_cast<size_t>(id)] & Impl::kAdded);
+  return id >= 0 && static_cast<size_t>(id) < impl_->flags.size() &&
+         (impl_->flags[static_cast<size_t>(id)] & Impl::kAdded);
 }
 std::optional<TokenId> Tokenizer::id_of(std::string_view content) const {
   const auto it = impl_->added_ids.find(std::string(content));

@@ -35,11 +35,11 @@ class Tokenizer {
   // Bytes of the tokens, invalid UTF-8 as U+FFFD. Unknown ids are skipped.
   std::string decode(std::span<const TokenId> ids, bool skip_special = false) const;
 
-  std::string_view piece(TokenId id) const;          // its bytes; empty for unknown ids
-  bool is_special(TokenId id) const;                 // "special": true in the file
+  std::string_view piece(TokenId id) const;  // its bytes; empty for unknown ids
+  bool is_special(TokenId id) const;         // "special": true in the file
   bool is_added(TokenId id) const;
   std::optional<TokenId> id_of(std::string_view content) const;  // of an added token
-  int size() const;                                  // one past the largest id
+  int size() const;                                              // one past the largest id
 
  private:
   struct Impl;

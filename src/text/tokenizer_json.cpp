@@ -41,8 +41,7 @@ json::Value tokenizer_json(const Merges& merges, bool single_digits) {
     ++id;
   };
   for (const char* content : kFirstTokens) add_token(content, true);
-  for (int b = 0; b < 256; ++b)
-    vocab.emplace_back(spell(std::string(1, static_cast<char>(b))), json::Value(id++));
+  for (int b = 0; b < 256; ++b) vocab.emplace_back(spell(std::string(1, static_cast<char>(b))), json::Value(id++));
   std::unordered_set<std::string> known;
   for (const auto& [left, right] : merges) {
     const std::string a = spell(left), b = spell(right);
@@ -54,37 +53,30 @@ json::Value tokenizer_json(const Merges& merges, bool single_digits) {
   json::Array splits;
   for (size_t i = 0; i < 3; ++i) {
     const char* pattern = i == 0 && single_digits ? kSingleDigitPattern : kSplitPatterns[i];
-    splits.emplace_back(json::Object{{"type", "Split"},
-                                     {"pattern", json::Object{{"Regex", pattern}}},
-                                     {"behavior", "Isolated"},
-                                     {"invert", false}});
+    splits.emplace_back(json::Object{
+        {"type", "Split"}, {"pattern", json::Object{{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
   }
-  splits.emplace_back(json::Object{{"type", "ByteLevel"},
-                                   {"add_prefix_space", false},
-                                   {"trim_offsets", true},
-                                   {"use_regex", false}});
-  const json::Object byte_level{{"type", "ByteLevel"},
-                                {"add_prefix_space", true},
-                                {"trim_offsets", true},
-                                {"use_regex", true}};
-  return json::Object{
-      {"version", "1.0"},
-      {"truncation", json::Value()},
-      {"padding", json::Value()},
-      {"added_tokens", std::move(added)},
-      {"normalizer", json::Object{{"type", "Sequence"}, {"normalizers", json::Array{}}}},
-      {"pre_tokenizer", json::Object{{"type", "Sequence"}, {"pretokenizers", std::move(splits)}}},
-      {"post_processor", byte_level},
-      {"decoder", byte_level},
-      {"model", json::Object{{"type", "BPE"},
-                             {"dropout", json::Value()},
-                             {"unk_token", json::Value()},
-                             {"continuing_subword_prefix", json::Value()},
-                             {"end_of_word_suffix", json::Value()},
-                             {"fuse_unk", false},
-                             {"byte_fallback", false},
-                             {"vocab", std::move(vocab)},
-                             {"merges", std::move(merge_list)}}}};
+  splits.emplace_back(
+      json::Object{{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}});
+  const json::Object byte_level{
+      {"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}};
+  return json::Object{{"version", "1.0"},
+                      {"truncation", json::Value()},
+                      {"padding", json::Value()},
+                      {"added_tokens", std::move(added)},
+                      {"normalizer", json::Object{{"type", "Sequence"}, {"normalizers", json::Array{}}}},
+                      {"pre_tokenizer", json::Object{{"type", "Sequence"}, {"pretokenizers", std::move(splits)}}},
+                      {"post_processor", byte_level},
+                      {"decoder", byte_level},
+                      {"model", json::Object{{"type", "BPE"},
+                                             {"dropout", json::Value()},
+                                             {"unk_token", json::Value()},
+                                             {"continuing_subword_prefix", json::Value()},
+                                             {"end_of_word_suffix", json::Value()},
+                                             {"fuse_unk", false},
+                                             {"byte_fallback", false},
+                                             {"vocab", std::move(vocab)},
+                                             {"merges", std::move(merge_list)}}}};
 }
 
 }  // namespace hadal::text

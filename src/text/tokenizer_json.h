@@ -23,8 +23,8 @@ inline constexpr const char* kSplitPatterns[3] = {
     "\\p{N}{1,3}", "[一-龥\xE3\x81\x80-ゟ゠-ヿ]+",
     // In parentheses, so that no compiler takes the pieces for forgotten commas.
     ("[!\"#$%&'()*+,\\-./"
-    ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
-    "?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+")};
+     ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
+     "?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+")};
 inline constexpr const char* kSingleDigitPattern = "\\p{N}";
 
 // Tokens that are matched as they stand. First: the two with "special": true. Last: what the prompt
@@ -49,8 +49,7 @@ inline constexpr const char* kLastTokens[] = {"<｜User｜>",
                                               "<｜search▁begin｜>",
                                               "<｜search▁end｜>"};
 inline constexpr int kFirstByteId = static_cast<int>(std::size(kFirstTokens));
-inline constexpr int kSmallestVocab =
-    kFirstByteId + 256 + static_cast<int>(std::size(kLastTokens));  // no merges
+inline constexpr int kSmallestVocab = kFirstByteId + 256 + static_cast<int>(std::size(kLastTokens));  // no merges
 
 // GPT-2's alphabet: every byte as a printable character (code point).
 std::array<uint32_t, 256> byte_alphabet();

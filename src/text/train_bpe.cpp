@@ -41,11 +41,10 @@ class Merger {
       if (piece.size() < 2) continue;
       const int32_t weight = static_cast<int32_t>(weights_.size());
       weights_.push_back(count);
-      const int32_t begin = static_cast<int32_t>(symbols_.size()),
-                    end = begin + static_cast<int32_t>(piece.size());
+      const int32_t begin = static_cast<int32_t>(symbols_.size()), end = begin + static_cast<int32_t>(piece.size());
       for (int32_t i = begin; i < end; ++i)
-        symbols_.push_back({static_cast<unsigned char>(piece[static_cast<size_t>(i - begin)]),
-                            i == begin ? -1 : i - 1, i + 1 == end ? -1 : i + 1, weight});
+        symbols_.push_back({static_cast<unsigned char>(piece[static_cast<size_t>(i - begin)]), i == begin ? -1 : i - 1,
+                            i + 1 == end ? -1 : i + 1, weight});
       for (int32_t i = begin; i + 1 < end; ++i) add_place(i);
     }
     push_grown();
@@ -62,14 +61,12 @@ class Merger {
       queue_.pop();
       const Pair& pair = pairs_[best.pair];
       if (pair.count == best.count) {
-        merges.emplace_back(tokens_[static_cast<size_t>(best.left)],
-                            tokens_[static_cast<size_t>(best.right)]);
+        merges.emplace_back(tokens_[static_cast<size_t>(best.left)], tokens_[static_cast<size_t>(best.right)]);
         merge(best);
         return true;
       }
       // It lost places since: back in line. What gained places was queued again then.
-      if (pair.count > 0 && pair.count < best.count)
-        queue_.push({pair.count, best.left, best.right, best.pair});
+      if (pair.count > 0 && pair.count < best.count) queue_.push({pair.count, best.left, best.right, best.pair});
     }
   }
 
@@ -106,8 +103,7 @@ class Merger {
   Symbol& at(int32_t i) { return symbols_[static_cast<size_t>(i)]; }
 
   size_t pair_of(int32_t left, int32_t right) {
-    const uint64_t key =
-        static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+    const uint64_t key = static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
     const auto [it, is_new] = index_.try_emplace(key, pairs_.size());
     if (is_new) pairs_.push_back({left, right});
     return it->second;
@@ -123,8 +119,7 @@ class Merger {
   }
   void remove_place(int32_t left) {  // its entry in `places` goes stale
     const Symbol& symbol = at(left);
-    pairs_[pair_of(symbol.id, at(symbol.next).id)].count -=
-        weights_[static_cast<size_t>(symbol.weight)];
+    pairs_[pair_of(symbol.id, at(symbol.next).id)].count -= weights_[static_cast<size_t>(symbol.weight)];
   }
   void push_grown() {
     for (const size_t p : grown_) {
@@ -136,8 +131,7 @@ class Merger {
 
   void merge(const Candidate& best) {
     const int32_t merged = static_cast<int32_t>(tokens_.size());
-    tokens_.push_back(tokens_[static_cast<size_t>(best.left)] +
-                      tokens_[static_cast<size_t>(best.right)]);
+    tokens_.push_back(tokens_[static_cast<size_t>(best.left)] + tokens_[static_cast<size_t>(best.right)]);
     std::vector<int32_t> places = std::move(pairs_[best.pair].places);
     pairs_[best.pair].places.clear();
     // From the left, as the tokenizer merges: it decides runs such as "aaa".
@@ -189,9 +183,7 @@ struct BpeTrainer::Impl {
   }
 };
 
-BpeTrainer::BpeTrainer(const BpeOptions& options) : impl_(std::make_unique<Impl>()) {
-  impl_->options = options;
-}
+BpeTrainer::BpeTrainer(const BpeOptions& options) : impl_(std::make_unique<Impl>()) { impl_->options = options; }
 BpeTrainer::BpeTrainer(BpeTrainer&&) noexcept = default;
 BpeTrainer::~BpeTrainer() = default;
 
@@ -224,10 +216,9 @@ Result<BpeVocabulary> BpeTrainer::train() {
     if (piece.size() == 1) lone += count;
   }
   if (distinct_bytes > INT32_MAX)
-    return Error{
-        Code::kInvalid,
-        fmt::format("vocabulary: expected text with at most {} bytes of distinct pieces, found {}",
-                    INT32_MAX, distinct_bytes)};
+    return Error{Code::kInvalid,
+                 fmt::format("vocabulary: expected text with at most {} bytes of distinct pieces, found {}", INT32_MAX,
+                             distinct_bytes)};
   vocabulary.n_distinct = static_cast<int64_t>(impl_->pieces.size());
   Merger merger(impl_->pieces);
   impl_->pieces = {};

@@ -79,7 +79,8 @@ size_t append_valid_utf8(std::string_view bytes, bool is_last, std::string& out)
     }
     // The first two bytes of an encoded surrogate are held too, as Python's incremental decoder does; they come
     // out as U+FFFD with what follows.
-    const bool half_surrogate = c == 0xED && i + 2 == bytes.size() && (static_cast<unsigned char>(bytes[i + 1]) & 0xE0) == 0xA0;
+    const bool half_surrogate =
+        c == 0xED && i + 2 == bytes.size() && (static_cast<unsigned char>(bytes[i + 1]) & 0xE0) == 0xA0;
     if (half_surrogate && !is_last) return i;
     if (n == static_cast<size_t>(lead.size)) {
       out.append(bytes, i, n);

@@ -8,7 +8,12 @@
 namespace hadal::text {
 
 enum UnicodeClass : uint8_t {
-  kLetter = 1, kMark = 2, kNumber = 4, kPunctuation = 8, kSymbol = 16, kSpace = 32,
+  kLetter = 1,
+  kMark = 2,
+  kNumber = 4,
+  kPunctuation = 8,
+  kSymbol = 16,
+  kSpace = 32,
   kCjk = 64,  // U+4E00..9FA5 and U+3040..30FF: the pre-tokenizer's own split
 };
 // All classes of a code point, as flags. Anything above U+10FFFF has none.

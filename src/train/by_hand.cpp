@@ -32,8 +32,7 @@ struct Linear : Function<Linear> {
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& weight) {
     const Tensor x = input.stride(1) == 1 ? input : input.contiguous(), w = weight.contiguous();
     const Tensor y = empty(x, {x.size(0), w.size(0)});
-    fused::gemm(x.size(0), w.size(0), x.size(1), rows_of(x), rows_of(w).transposed(), data(y),
-                w.size(0), false);
+    fused::gemm(x.size(0), w.size(0), x.size(1), rows_of(x), rows_of(w).transposed(), data(y), w.size(0), false);
     context->save_for_backward({x, w});
     context->saved_data["needs_x"] = input.requires_grad();
     context->saved_data["needs_w"] = weight.requires_grad();
@@ -57,26 +56,23 @@ struct Linear : Function<Linear> {
 };
 
 struct RmsNorm : Function<RmsNorm> {
-  static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& weight,
-                        double eps) {
+  static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& weight, double eps) {
     const Tensor x = input.contiguous();
     const int64_t d = x.size(-1), n = x.numel() / d;
     const Tensor y = empty(x, x.sizes()), inverse_rms = empty(x, {n});
     const bool has_weight = weight.numel() > 0;
-    fused::rms_norm(data(x), has_weight ? data(weight) : nullptr, n, d, static_cast<float>(eps),
-                    data(y), data(inverse_rms));
+    fused::rms_norm(data(x), has_weight ? data(weight) : nullptr, n, d, static_cast<float>(eps), data(y),
+                    data(inverse_rms));
     context->save_for_backward({x, weight, inverse_rms});
     return y;
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
     const Tensor &x = saved[0], &weight = saved[1], &inverse_rms = saved[2];
-    const Tensor dy = grads[0].contiguous(), dx = empty(x, x.sizes()),
-                 dw = zeros(x, weight.sizes());
+    const Tensor dy = grads[0].contiguous(), dx = empty(x, x.sizes()), dw = zeros(x, weight.sizes());
     const bool has_weight = weight.numel() > 0;
-    fused::rms_norm_backward(data(x), has_weight ? data(weight) : nullptr, data(inverse_rms),
-                             data(dy), inverse_rms.numel(), x.size(-1), data(dx),
-                             has_weight ? data(dw) : nullptr);
+    fused::rms_norm_backward(data(x), has_weight ? data(weight) : nullptr, data(inverse_rms), data(dy),
+                             inverse_rms.numel(), x.size(-1), data(dx), has_weight ? data(dw) : nullptr);
     return {dx, dw, {}};
   }
 };
@@ -86,20 +82,17 @@ struct Rotate : Function<Rotate> {
     const Tensor y = x.clone(torch::MemoryFormat::Contiguous);
     const int64_t n = x.size(0), hd = x.size(-1);
     if (n > 0)
-      fused::rotate(data(y), n, x.numel() / (n * hd), hd, data(cos), data(sin), cos.size(1),
-                    static_cast<float>(sign));
+      fused::rotate(data(y), n, x.numel() / (n * hd), hd, data(cos), data(sin), cos.size(1), static_cast<float>(sign));
     return y;
   }
-  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& cos,
-                        const Tensor& sin, double sign) {
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& cos, const Tensor& sin, double sign) {
     context->save_for_backward({cos, sin});
     context->saved_data["sign"] = sign;
     return turned(x, cos, sin, sign);
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    return {
-        turned(grads[0], saved[0], saved[1], -context->saved_data["sign"].toDouble()), {}, {}, {}};
+    return {turned(grads[0], saved[0], saved[1], -context->saved_data["sign"].toDouble()), {}, {}, {}};
   }
 };
 
@@ -126,14 +119,12 @@ fused::HcShape kept_shape(AutogradContext* context, const Tensor& streams) {
 }
 
 struct HcPre : Function<HcPre> {
-  static variable_list forward(AutogradContext* context, const Tensor& input, const Tensor& fn,
-                               const Tensor& base, const Tensor& scale,
-                               const checkpoint::ModelConfig& config) {
+  static variable_list forward(AutogradContext* context, const Tensor& input, const Tensor& fn, const Tensor& base,
+                               const Tensor& scale, const checkpoint::ModelConfig& config) {
     const Tensor x = input.contiguous();
     const fused::HcShape shape = hc_shape(x, config);
     const int64_t n = shape.n, hc = shape.hc;
-    const Tensor mix = empty(x, {n, shape.n_mix()}), inverse_rms = empty(x, {n}),
-                 pre = empty(x, {n, hc});
+    const Tensor mix = empty(x, {n, shape.n_mix()}), inverse_rms = empty(x, {n}), pre = empty(x, {n, hc});
     const Tensor post = empty(x, {n, hc}), comb = empty(x, {n, hc, hc}), y = empty(x, {n, shape.d});
     fused::hc_mixes(shape, shape.n_mix(), data(x), data(fn), data(mix), data(inverse_rms));
     fused::hc_split(shape, data(mix), data(scale), data(base), data(pre), data(post), data(comb));
@@ -144,27 +135,25 @@ struct HcPre : Function<HcPre> {
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    const Tensor &x = saved[0], &fn = saved[1], &base = saved[2], &scale = saved[3],
-                 &mix = saved[4], &pre = saved[6];
+    const Tensor &x = saved[0], &fn = saved[1], &base = saved[2], &scale = saved[3], &mix = saved[4], &pre = saved[6];
     const fused::HcShape shape = kept_shape(context, x);
     const int64_t n = shape.n, hc = shape.hc;
     const Tensor dy = gradient(grads[0], {n, shape.d}, x), dpost = gradient(grads[1], {n, hc}, x);
     const Tensor dcomb = gradient(grads[2], {n, hc, hc}, x);
     const Tensor dx = zeros(x, x.sizes()), dpre = empty(x, {n, hc}), dmix = empty(x, mix.sizes());
-    const Tensor dfn = zeros(x, fn.sizes()), dbase = zeros(x, base.sizes()),
-                 dscale = zeros(x, scale.sizes());
+    const Tensor dfn = zeros(x, fn.sizes()), dbase = zeros(x, base.sizes()), dscale = zeros(x, scale.sizes());
     fused::hc_collapse_backward(shape, data(x), data(pre), data(dy), data(dx), data(dpre));
-    fused::hc_split_backward(shape, data(mix), data(scale), data(base), data(dpre), data(dpost),
-                             data(dcomb), data(dmix), data(dscale), data(dbase));
-    fused::hc_mixes_backward(shape, shape.n_mix(), data(x), data(fn), data(mix), data(saved[5]),
-                             data(dmix), data(dx), data(dfn));
+    fused::hc_split_backward(shape, data(mix), data(scale), data(base), data(dpre), data(dpost), data(dcomb),
+                             data(dmix), data(dscale), data(dbase));
+    fused::hc_mixes_backward(shape, shape.n_mix(), data(x), data(fn), data(mix), data(saved[5]), data(dmix), data(dx),
+                             data(dfn));
     return {dx, dfn, dbase, dscale, {}};
   }
 };
 
 struct HcPost : Function<HcPost> {
-  static Tensor forward(AutogradContext* context, const Tensor& o_in, const Tensor& streams_in,
-                        const Tensor& post_in, const Tensor& comb_in) {
+  static Tensor forward(AutogradContext* context, const Tensor& o_in, const Tensor& streams_in, const Tensor& post_in,
+                        const Tensor& comb_in) {
     const Tensor o = o_in.contiguous(), x = streams_in.contiguous(), post = post_in.contiguous();
     const Tensor comb = comb_in.contiguous(), out = empty(x, x.sizes());
     const fused::HcShape shape{.n = x.size(0), .hc = x.size(1), .d = x.size(2)};
@@ -178,8 +167,8 @@ struct HcPost : Function<HcPost> {
     const fused::HcShape shape{.n = x.size(0), .hc = x.size(1), .d = x.size(2)};
     const Tensor dout = grads[0].contiguous(), d_o = empty(x, o.sizes()), dx = empty(x, x.sizes());
     const Tensor dpost = empty(x, post.sizes()), dcomb = empty(x, comb.sizes());
-    fused::hc_mix_out_backward(shape, data(o), data(x), data(post), data(comb), data(dout),
-                               data(d_o), data(dx), data(dpost), data(dcomb));
+    fused::hc_mix_out_backward(shape, data(o), data(x), data(post), data(comb), data(dout), data(d_o), data(dx),
+                               data(dpost), data(dcomb));
     return {d_o, dx, dpost, dcomb};
   }
 };
@@ -200,8 +189,8 @@ struct HcMixes : Function<HcMixes> {
     const auto saved = context->get_saved_variables();
     const Tensor &x = saved[0], &fn = saved[1];
     const Tensor dmix = grads[0].contiguous(), dx = zeros(x, x.sizes()), dfn = zeros(x, fn.sizes());
-    fused::hc_mixes_backward(kept_shape(context, x), fn.size(0), data(x), data(fn), data(saved[2]),
-                             data(saved[3]), data(dmix), data(dx), data(dfn));
+    fused::hc_mixes_backward(kept_shape(context, x), fn.size(0), data(x), data(fn), data(saved[2]), data(saved[3]),
+                             data(dmix), data(dx), data(dfn));
     return {dx, dfn, {}};
   }
 };
@@ -210,8 +199,7 @@ struct HcCollapse : Function<HcCollapse> {
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& pre_in) {
     const Tensor x = input.contiguous(), pre = pre_in.contiguous();
     const Tensor y = empty(x, {x.size(0), x.size(2)});
-    fused::hc_collapse({.n = x.size(0), .hc = x.size(1), .d = x.size(2)}, data(x), data(pre),
-                       data(y));
+    fused::hc_collapse({.n = x.size(0), .hc = x.size(1), .d = x.size(2)}, data(x), data(pre), data(y));
     context->save_for_backward({x, pre});
     return y;
   }
@@ -219,15 +207,14 @@ struct HcCollapse : Function<HcCollapse> {
     const auto saved = context->get_saved_variables();
     const Tensor &x = saved[0], &pre = saved[1];
     const Tensor dy = grads[0].contiguous(), dx = zeros(x, x.sizes()), dpre = empty(x, pre.sizes());
-    fused::hc_collapse_backward({.n = x.size(0), .hc = x.size(1), .d = x.size(2)}, data(x),
-                                data(pre), data(dy), data(dx), data(dpre));
+    fused::hc_collapse_backward({.n = x.size(0), .hc = x.size(1), .d = x.size(2)}, data(x), data(pre), data(dy),
+                                data(dx), data(dpre));
     return {dx, dpre};
   }
 };
 
 struct Pool : Function<Pool> {
-  static fused::PoolShape shape_of(const Tensor& first, const Tensor& has_previous, int64_t ratio,
-                                   int64_t width) {
+  static fused::PoolShape shape_of(const Tensor& first, const Tensor& has_previous, int64_t ratio, int64_t width) {
     const bool overlap = ratio == 4;
     return {.c = first.numel(),
             .ratio = ratio,
@@ -237,8 +224,8 @@ struct Pool : Function<Pool> {
             .first = first.data_ptr<int64_t>(),
             .has_previous = has_previous.data_ptr<bool>()};
   }
-  static Tensor forward(AutogradContext* context, const Tensor& values_in, const Tensor& gates_in,
-                        const Tensor& ape, const Blocks& blocks) {
+  static Tensor forward(AutogradContext* context, const Tensor& values_in, const Tensor& gates_in, const Tensor& ape,
+                        const Blocks& blocks) {
     const Tensor values = values_in.contiguous(), gates = gates_in.contiguous();
     const auto shape = shape_of(blocks.first, blocks.has_previous, blocks.ratio, values.size(1));
     const Tensor e = empty(values, {shape.c, shape.dim});
@@ -250,23 +237,20 @@ struct Pool : Function<Pool> {
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
     const Tensor &values = saved[0], &gates = saved[1], &ape = saved[2], &e = saved[3];
-    const auto shape =
-        shape_of(saved[4], saved[5], context->saved_data["ratio"].toInt(), values.size(1));
+    const auto shape = shape_of(saved[4], saved[5], context->saved_data["ratio"].toInt(), values.size(1));
     const Tensor de = grads[0].contiguous(), dvalues = zeros(values, values.sizes());
     const Tensor dgates = zeros(values, gates.sizes()), dape = zeros(values, ape.sizes());
-    fused::pool_backward(shape, data(values), data(gates), data(ape), data(e), data(de),
-                         data(dvalues), data(dgates), data(dape));
+    fused::pool_backward(shape, data(values), data(gates), data(ape), data(e), data(de), data(dvalues), data(dgates),
+                         data(dape));
     return {dvalues, dgates, dape, {}};
   }
 };
 
 struct Attention : Function<Attention> {
   // constants: first, begin, count, row_begin, selected; all but the first may be undefined.
-  static fused::AttendShape shape_of(const Tensor& q, int64_t b, int64_t window,
-                                     const variable_list& constants, int64_t width) {
-    const auto integers = [](const Tensor& x) {
-      return x.defined() ? x.data_ptr<int64_t>() : nullptr;
-    };
+  static fused::AttendShape shape_of(const Tensor& q, int64_t b, int64_t window, const variable_list& constants,
+                                     int64_t width) {
+    const auto integers = [](const Tensor& x) { return x.defined() ? x.data_ptr<int64_t>() : nullptr; };
     return {.b = b,
             .t = q.size(0) / b,
             .heads = q.size(1),
@@ -310,22 +294,20 @@ struct Attention : Function<Attention> {
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    const Tensor &q = saved[0], &kv = saved[1], &entries = saved[2], &sink = saved[3],
-                 &lse = saved[4];
-    const auto shape =
-        shape_of(q, context->saved_data["b"].toInt(), context->saved_data["window"].toInt(),
-                 {saved.begin() + 5, saved.end()}, context->saved_data["width"].toInt());
+    const Tensor &q = saved[0], &kv = saved[1], &entries = saved[2], &sink = saved[3], &lse = saved[4];
+    const auto shape = shape_of(q, context->saved_data["b"].toInt(), context->saved_data["window"].toInt(),
+                                {saved.begin() + 5, saved.end()}, context->saved_data["width"].toInt());
     const Tensor d_o = grads[0].contiguous(), dq = empty(q, q.sizes()), dkv = zeros(q, kv.sizes());
     const Tensor dentries = zeros(q, entries.sizes()), dsink = zeros(q, sink.sizes());
-    fused::attend_backward(shape, data(q), data(kv), data(entries), data(sink), data(lse),
-                           data(d_o), data(dq), data(dkv), data(dentries), data(dsink));
+    fused::attend_backward(shape, data(q), data(kv), data(entries), data(sink), data(lse), data(d_o), data(dq),
+                           data(dkv), data(dentries), data(dsink));
     return {dq, dkv, dentries, dsink, {}};
   }
 };
 
 struct Swiglu : Function<Swiglu> {
-  static Tensor forward(AutogradContext* context, const Tensor& gate_in, const Tensor& up_in,
-                        const Tensor& w_in, double limit) {
+  static Tensor forward(AutogradContext* context, const Tensor& gate_in, const Tensor& up_in, const Tensor& w_in,
+                        double limit) {
     const Tensor gate = gate_in.contiguous(), up = up_in.contiguous(), w = w_in.contiguous();
     const Tensor h = empty(gate, gate.sizes());
     const int64_t m = gate.size(-1);
@@ -338,15 +320,13 @@ struct Swiglu : Function<Swiglu> {
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
     const Tensor &gate = saved[0], &up = saved[1], &w = saved[2];
-    const Tensor dh = grads[0].contiguous(), dg = empty(gate, gate.sizes()),
-                 du = empty(gate, gate.sizes());
+    const Tensor dh = grads[0].contiguous(), dg = empty(gate, gate.sizes()), du = empty(gate, gate.sizes());
     const Tensor dw = empty(gate, w.sizes());
     const int64_t m = gate.size(-1);
     const bool has_weight = w.numel() > 0;
-    fused::swiglu_backward(data(gate), data(up), has_weight ? data(w) : nullptr, data(dh),
-                           gate.numel() / m, m,
-                           static_cast<float>(context->saved_data["limit"].toDouble()), data(dg),
-                           data(du), has_weight ? data(dw) : nullptr);
+    fused::swiglu_backward(data(gate), data(up), has_weight ? data(w) : nullptr, data(dh), gate.numel() / m, m,
+                           static_cast<float>(context->saved_data["limit"].toDouble()), data(dg), data(du),
+                           has_weight ? data(dw) : nullptr);
     return {dg, du, dw, {}};
   }
 };
@@ -354,16 +334,12 @@ struct Swiglu : Function<Swiglu> {
 // Slots are the pairs (row, choice), sorted by expert and then by row: those of an expert lie
 // together.
 struct Routed : Function<Routed> {
-  static variable_list forward(AutogradContext* context, const Tensor& x_in,
-                               const Tensor& weights_in, const Tensor& w1_in, const Tensor& w2_in,
-                               const Tensor& w3_in, const Experts& args) {
-    const Tensor x = x_in.contiguous(), weights = weights_in.contiguous(),
-                 ids = args.ids.contiguous();
+  static variable_list forward(AutogradContext* context, const Tensor& x_in, const Tensor& weights_in,
+                               const Tensor& w1_in, const Tensor& w2_in, const Tensor& w3_in, const Experts& args) {
+    const Tensor x = x_in.contiguous(), weights = weights_in.contiguous(), ids = args.ids.contiguous();
     const Tensor w1 = w1_in.contiguous(), w2 = w2_in.contiguous(), w3 = w3_in.contiguous();
-    const int64_t n_experts = w1.size(0), m = w1.size(1), d = x.size(1), k = ids.size(1),
-                  slots = ids.numel();
-    const Tensor counts = torch::zeros({n_experts}, torch::kInt64),
-                 order = torch::empty({slots}, torch::kInt64);
+    const int64_t n_experts = w1.size(0), m = w1.size(1), d = x.size(1), k = ids.size(1), slots = ids.numel();
+    const Tensor counts = torch::zeros({n_experts}, torch::kInt64), order = torch::empty({slots}, torch::kInt64);
     const Tensor rows = torch::empty({slots}, torch::kInt64), slot_weights = empty(x, {slots});
     const int64_t* id = ids.data_ptr<int64_t>();
     int64_t* count = counts.data_ptr<int64_t>();
@@ -388,20 +364,17 @@ struct Routed : Function<Routed> {
     };
     each_expert([&](int64_t e, int64_t begin, int64_t c) {
       const fused::View own_rows{data(own) + begin * d, d};
-      fused::gemm(c, m, d, own_rows, fused::View{data(w1) + e * m * d, d}.transposed(),
-                  data(gate) + begin * m, m, false);
-      fused::gemm(c, m, d, own_rows, fused::View{data(w3) + e * m * d, d}.transposed(),
-                  data(up) + begin * m, m, false);
+      fused::gemm(c, m, d, own_rows, fused::View{data(w1) + e * m * d, d}.transposed(), data(gate) + begin * m, m,
+                  false);
+      fused::gemm(c, m, d, own_rows, fused::View{data(w3) + e * m * d, d}.transposed(), data(up) + begin * m, m, false);
     });
-    const Tensor g = args.quantise ? round_to_bf16(gate) : gate,
-                 u = args.quantise ? round_to_bf16(up) : up;
-    const int64_t beyond = fused::swiglu(data(g), data(u), data(slot_weights), slots, m,
-                                         static_cast<float>(args.limit), data(h));
+    const Tensor g = args.quantise ? round_to_bf16(gate) : gate, u = args.quantise ? round_to_bf16(up) : up;
+    const int64_t beyond =
+        fused::swiglu(data(g), data(u), data(slot_weights), slots, m, static_cast<float>(args.limit), data(h));
     if (args.quantise) h = quantise_fp8(round_to_bf16(h), 128);
     each_expert([&](int64_t e, int64_t begin, int64_t c) {
-      fused::gemm(c, d, m, {data(h) + begin * m, m},
-                  fused::View{data(w2) + e * m * d, m}.transposed(), data(out) + begin * d, d,
-                  false);
+      fused::gemm(c, d, m, {data(h) + begin * m, m}, fused::View{data(w2) + e * m * d, m}.transposed(),
+                  data(out) + begin * d, d, false);
     });
     const Tensor rounded = args.quantise ? round_to_bf16(out) : out;
     fused::add_rows(data(rounded), rows.data_ptr<int64_t>(), slots, d, data(y));
@@ -411,29 +384,23 @@ struct Routed : Function<Routed> {
     context->saved_data["n"] = x.size(0);
     context->saved_data["k"] = k;
     const Tensor clamped =
-        torch::full({}, static_cast<double>(beyond) / static_cast<double>(slots * m),
-                    x.options().requires_grad(false));
+        torch::full({}, static_cast<double>(beyond) / static_cast<double>(slots * m), x.options().requires_grad(false));
     context->mark_non_differentiable({counts, clamped});
     return {y, counts, clamped};
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    const Tensor &own = saved[0], &gate = saved[1], &up = saved[2], &h = saved[3],
-                 &slot_weights = saved[4];
+    const Tensor &own = saved[0], &gate = saved[1], &up = saved[2], &h = saved[3], &slot_weights = saved[4];
     const Tensor &w1 = saved[5], &w2 = saved[6], &w3 = saved[7];
     const int64_t* count = saved[8].data_ptr<int64_t>();
     const int64_t* rows = saved[10].data_ptr<int64_t>();
     const int64_t n_experts = w1.size(0), slots = own.size(0), d = own.size(1), m = gate.size(1);
     const int64_t n = context->saved_data["n"].toInt(), k = context->saved_data["k"].toInt();
-    const Tensor dy = grads[0].contiguous(), dout = empty(own, {slots, d}),
-                 dh = empty(own, {slots, m});
-    const Tensor dg = empty(own, {slots, m}), du = empty(own, {slots, m}),
-                 down = empty(own, {slots, d});
-    const Tensor dw1 = zeros(own, w1.sizes()), dw2 = zeros(own, w2.sizes()),
-                 dw3 = zeros(own, w3.sizes());
-    const Tensor dslot = empty(own, {slots}), dx = zeros(own, {n, d}),
-                 dweights = empty(own, {n, k});
+    const Tensor dy = grads[0].contiguous(), dout = empty(own, {slots, d}), dh = empty(own, {slots, m});
+    const Tensor dg = empty(own, {slots, m}), du = empty(own, {slots, m}), down = empty(own, {slots, d});
+    const Tensor dw1 = zeros(own, w1.sizes()), dw2 = zeros(own, w2.sizes()), dw3 = zeros(own, w3.sizes());
+    const Tensor dslot = empty(own, {slots}), dx = zeros(own, {n, d}), dweights = empty(own, {n, k});
     fused::gather_rows(data(dy), rows, slots, d, data(dout));
     const auto each_expert = [&](auto&& run) {
       for (int64_t e = 0, begin = 0; e < n_experts; begin += count[e], ++e)
@@ -445,8 +412,8 @@ struct Routed : Function<Routed> {
       fused::gemm(d, m, c, out_rows.transposed(), h_rows, data(dw2) + matrix, m, false);
     });
     fused::swiglu_backward(data(gate), data(up), data(slot_weights), data(dh), slots, m,
-                           static_cast<float>(context->saved_data["limit"].toDouble()), data(dg),
-                           data(du), data(dslot));
+                           static_cast<float>(context->saved_data["limit"].toDouble()), data(dg), data(du),
+                           data(dslot));
     each_expert([&](int64_t begin, int64_t c, int64_t matrix) {
       const fused::View own_rows{data(own) + begin * d, d}, g_rows{data(dg) + begin * m, m},
           u_rows{data(du) + begin * m, m};
@@ -456,8 +423,7 @@ struct Routed : Function<Routed> {
       fused::gemm(c, d, m, u_rows, {data(w3) + matrix, d}, data(down) + begin * d, d, true);
     });
     fused::add_rows(data(down), rows, slots, d, data(dx));
-    for (int64_t i = 0; i < slots; ++i)
-      data(dweights)[saved[9].data_ptr<int64_t>()[i]] = data(dslot)[i];
+    for (int64_t i = 0; i < slots; ++i) data(dweights)[saved[9].data_ptr<int64_t>()[i]] = data(dslot)[i];
     return {dx, dweights, dw1, dw2, dw3, {}};
   }
 };
@@ -479,12 +445,10 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
 }
 
 Tensor rotate(const Tensor& x, const Rotation& rotation, bool inverse) {
-  return Rotate::apply(x, rotation.cos.contiguous(), rotation.sin.contiguous(),
-                       inverse ? -1.0 : 1.0);
+  return Rotate::apply(x, rotation.cos.contiguous(), rotation.sin.contiguous(), inverse ? -1.0 : 1.0);
 }
 
-HcSplit hc_pre(const Tensor& streams, const HyperConnection& hc,
-               const checkpoint::ModelConfig& config) {
+HcSplit hc_pre(const Tensor& streams, const HyperConnection& hc, const checkpoint::ModelConfig& config) {
   const auto out = HcPre::apply(streams, hc.fn, hc.base, hc.scale, config);
   return {out[0], out[1], out[2]};
 }
@@ -493,11 +457,9 @@ Tensor hc_post(const Tensor& o, const Tensor& streams, const HcSplit& split) {
   return HcPost::apply(o, streams, split.post, split.comb);
 }
 
-Tensor hc_head(const Tensor& streams, const HyperConnection& hc,
-               const checkpoint::ModelConfig& config) {
+Tensor hc_head(const Tensor& streams, const HyperConnection& hc, const checkpoint::ModelConfig& config) {
   const Tensor mix = HcMixes::apply(streams, hc.fn, config);
-  return HcCollapse::apply(
-      streams, torch::sigmoid(mix * hc.scale + hc.base) + static_cast<double>(config.hc_eps));
+  return HcCollapse::apply(streams, torch::sigmoid(mix * hc.scale + hc.base) + static_cast<double>(config.hc_eps));
 }
 
 Tensor pool(const Tensor& values, const Tensor& gates, const Tensor& ape, const Blocks& blocks) {
@@ -505,10 +467,8 @@ Tensor pool(const Tensor& values, const Tensor& gates, const Tensor& ape, const 
 }
 
 Attended attend(const Attend& args) {
-  const auto out =
-      Attention::apply(args.q, args.kv, or_empty(args.entries, args.q), args.sink, args);
-  Attended attended{
-      .o = out[0], .mass = {}, .sink_mass = torch::exp(args.sink.detach() - out[1]).mean()};
+  const auto out = Attention::apply(args.q, args.kv, or_empty(args.entries, args.q), args.sink, args);
+  Attended attended{.o = out[0], .mass = {}, .sink_mass = torch::exp(args.sink.detach() - out[1]).mean()};
   if (args.wants_mass && args.entries.defined()) attended.mass = out[2];
   return attended;
 }

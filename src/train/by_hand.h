@@ -13,16 +13,13 @@ bool applies(const torch::Tensor& x, int64_t width);
 torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& w);
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 torch::Tensor rotate(const torch::Tensor& x, const Rotation& rotation, bool inverse);
-HcSplit hc_pre(const torch::Tensor& streams, const HyperConnection& hc,
-               const checkpoint::ModelConfig& config);
+HcSplit hc_pre(const torch::Tensor& streams, const HyperConnection& hc, const checkpoint::ModelConfig& config);
 torch::Tensor hc_post(const torch::Tensor& o, const torch::Tensor& streams, const HcSplit& split);
-torch::Tensor hc_head(const torch::Tensor& streams, const HyperConnection& hc,
-                      const checkpoint::ModelConfig& config);
-torch::Tensor pool(const torch::Tensor& values, const torch::Tensor& gates,
-                   const torch::Tensor& ape, const Blocks& blocks);
+torch::Tensor hc_head(const torch::Tensor& streams, const HyperConnection& hc, const checkpoint::ModelConfig& config);
+torch::Tensor pool(const torch::Tensor& values, const torch::Tensor& gates, const torch::Tensor& ape,
+                   const Blocks& blocks);
 Attended attend(const Attend& args);
-torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& up, const torch::Tensor& w,
-                     double limit);
+torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& up, const torch::Tensor& w, double limit);
 ExpertsOut experts(const Experts& args);
 
 }  // namespace hadal::train::by_hand

@@ -107,42 +107,39 @@ std::string svg(const Chart& chart, std::string_view x_label) {
     drawn.push_back(std::move(kept));
   }
   if (x.high <= x.low) x.high = x.low + 1;
-  const double margin =
-      y.high > y.low ? 0.05 * (y.high - y.low) : std::max(1e-6, 0.05 * std::fabs(y.high));
+  const double margin = y.high > y.low ? 0.05 * (y.high - y.low) : std::max(1e-6, 0.05 * std::fabs(y.high));
   if (!chart.log_y && y.low >= 0 && y.low < 0.3 * y.high) y.low = margin;  // near zero: show zero
   y.low -= margin;
   y.high += margin;
 
-  std::string out = fmt::format("<svg viewBox=\"0 0 {} {}\" role=\"img\"><title>{}</title>\n",
-                                kWidth, kHeight, escaped(chart.title));
-  out +=
-      fmt::format("<text class=\"t\" x=\"{}\" y=\"18\">{}</text>\n", kLeft, escaped(chart.title));
+  std::string out =
+      fmt::format("<svg viewBox=\"0 0 {} {}\" role=\"img\"><title>{}</title>\n", kWidth, kHeight, escaped(chart.title));
+  out += fmt::format("<text class=\"t\" x=\"{}\" y=\"18\">{}</text>\n", kLeft, escaped(chart.title));
   for (const double tick : y.ticks(5)) {
-    out += fmt::format("<line class=\"g\" x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/>", kLeft,
-                       kWidth - kRight, y.at(tick), y.at(tick));
-    out += fmt::format("<text class=\"y\" x=\"{}\" y=\"{:.1f}\">{}</text>\n", kLeft - 6,
-                       y.at(tick) + 4, tick_text(chart.log_y ? std::pow(10, tick) : tick));
+    out += fmt::format("<line class=\"g\" x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/>", kLeft, kWidth - kRight,
+                       y.at(tick), y.at(tick));
+    out += fmt::format("<text class=\"y\" x=\"{}\" y=\"{:.1f}\">{}</text>\n", kLeft - 6, y.at(tick) + 4,
+                       tick_text(chart.log_y ? std::pow(10, tick) : tick));
   }
   for (const double tick : x.ticks(6))
-    out += fmt::format("<text class=\"x\" x=\"{:.1f}\" y=\"{}\">{}</text>\n", x.at(tick),
-                       kHeight - 18, tick_text(tick));
-  out += fmt::format("<text class=\"x\" x=\"{}\" y=\"{}\">{}</text>\n",
-                     (kLeft + kWidth - kRight) / 2, kHeight - 4, escaped(x_label));
+    out +=
+        fmt::format("<text class=\"x\" x=\"{:.1f}\" y=\"{}\">{}</text>\n", x.at(tick), kHeight - 18, tick_text(tick));
+  out += fmt::format("<text class=\"x\" x=\"{}\" y=\"{}\">{}</text>\n", (kLeft + kWidth - kRight) / 2, kHeight - 4,
+                     escaped(x_label));
   double legend = kWidth - kRight;
   for (size_t i = drawn.size(); i-- > 0;) {  // the legend, from the right
     const char* colour = kColours[i % std::size(kColours)];
     if (drawn.size() > 1) {
-      out += fmt::format("<text class=\"l\" x=\"{:.0f}\" y=\"18\" fill=\"{}\">{}</text>\n", legend,
-                         colour, escaped(drawn[i].name));
+      out += fmt::format("<text class=\"l\" x=\"{:.0f}\" y=\"18\" fill=\"{}\">{}</text>\n", legend, colour,
+                         escaped(drawn[i].name));
       legend -= 14 + 6.2 * static_cast<double>(drawn[i].name.size());
     }
     std::string points;
     for (size_t k = 0; k < drawn[i].x.size(); ++k)
-      points +=
-          fmt::format("{}{:.1f},{:.1f}", k ? " " : "", x.at(drawn[i].x[k]), y.at(drawn[i].y[k]));
+      points += fmt::format("{}{:.1f},{:.1f}", k ? " " : "", x.at(drawn[i].x[k]), y.at(drawn[i].y[k]));
     if (drawn[i].x.size() == 1) {
-      out += fmt::format("<circle r=\"3\" cx=\"{:.1f}\" cy=\"{:.1f}\" fill=\"{}\"/>\n",
-                         x.at(drawn[i].x[0]), y.at(drawn[i].y[0]), colour);
+      out += fmt::format("<circle r=\"3\" cx=\"{:.1f}\" cy=\"{:.1f}\" fill=\"{}\"/>\n", x.at(drawn[i].x[0]),
+                         y.at(drawn[i].y[0]), colour);
     } else if (!points.empty()) {
       out += fmt::format("<polyline stroke=\"{}\" points=\"{}\"/>\n", colour, points);
     }
@@ -188,22 +185,20 @@ Result<std::string> curves_page(std::string_view log, std::string_view title) {
   if (n_steps == 0) return Error{Code::kCorrupt, "the log holds no step"};
 
   std::string charts;
-  const auto chart = [&](const char* name,
-                         const std::vector<std::pair<std::string, std::string>>& keys,
+  const auto chart = [&](const char* name, const std::vector<std::pair<std::string, std::string>>& keys,
                          bool log_y = false) {
     Chart one{name, {}, log_y};
     for (const auto& [key, label] : keys) {
       const auto found = series.find(key);
-      if (found == series.end() || std::all_of(found->second.y.begin(), found->second.y.end(),
-                                               [](double v) { return v == 0; }))
+      if (found == series.end() ||
+          std::all_of(found->second.y.begin(), found->second.y.end(), [](double v) { return v == 0; }))
         continue;
       one.series.push_back(found->second);
       one.series.back().name = label;
     }
     if (!one.series.empty()) charts += "<figure>" + svg(one, "step") + "</figure>\n";
   };
-  chart("loss (nats per weighted token)",
-        {{"loss", "train"}, {"held_out_loss", "held out"}, {"mtp", "MTP"}});
+  chart("loss (nats per weighted token)", {{"loss", "train"}, {"held_out_loss", "held out"}, {"mtp", "MTP"}});
   std::vector<std::pair<std::string, std::string>> recall;
   for (const std::string& bucket : buckets) recall.emplace_back(bucket, bucket.substr(7));
   chart("recall by distance, held out", recall);
@@ -217,9 +212,7 @@ Result<std::string> curves_page(std::string_view log, std::string_view title) {
   chart("share of expert activations at the clamp", {{"clamp_rate", "share"}});
   chart("attention mass on sinks", {{"sink_mass", "share"}});
   chart("tokens per second", {{"tokens_per_second", "rate"}});
-  const auto last = [&](const char* key) {
-    return series.contains(key) ? series[key].y.back() : 0.0;
-  };
+  const auto last = [&](const char* key) { return series.contains(key) ? series[key].y.back() : 0.0; };
   return fmt::format(
       "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{0}</title>\n<style>\n"
       ":root{{color-scheme:light dark}}\nbody{{font:15px/1.5 "

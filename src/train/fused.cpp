@@ -29,8 +29,7 @@ inline v8 max(v8 a, v8 b) { return a > b ? a : b; }
 // e^x to 2e-7: x = n ln 2 + r, a polynomial for e^r, n into the exponent. Below -87: 0.
 inline v8 exp(v8 x) {
   const v8 clamped = min(max(x, splat(-87.0f)), splat(88.0f));
-  const v8 shifted =
-      clamped * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum rounds to an integer
+  const v8 shifted = clamped * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum rounds to an integer
   const v8 n = shifted - 12582912.0f;
   const v8 r = (clamped - n * 0.693145751953125f) - n * 1.42860677e-6f;
   v8 p = splat(1.0f / 5040.0f);
@@ -87,8 +86,7 @@ template <int64_t Width>
 void pack(const float* x, int64_t line, int64_t step, int64_t n, int64_t k, float* out) {
   if (n < Width) std::fill(out, out + k * Width, 0.0f);
   if (n == Width && line == 1) {
-    for (int64_t l = 0; l < k; ++l)
-      std::memcpy(out + l * Width, x + l * step, Width * sizeof(float));
+    for (int64_t l = 0; l < k; ++l) std::memcpy(out + l * Width, x + l * step, Width * sizeof(float));
   } else if (n == Width) {
     for (int64_t l = 0; l < k; ++l)
       for (int64_t i = 0; i < Width; ++i) out[l * Width + i] = x[i * line + l * step];
@@ -98,8 +96,8 @@ void pack(const float* x, int64_t line, int64_t step, int64_t n, int64_t k, floa
   }
 }
 
-void tile(int64_t k, const float* a, const float* b, float* c, int64_t ldc, int64_t rows,
-          int64_t columns, bool accumulate) {
+void tile(int64_t k, const float* a, const float* b, float* c, int64_t ldc, int64_t rows, int64_t columns,
+          bool accumulate) {
   v8 acc[kTileRows][2];
   for (auto& row : acc) row[0] = row[1] = splat(0);
   for (int64_t l = 0; l < k; ++l, a += kTileRows, b += kTileColumns) {
@@ -121,8 +119,7 @@ void tile(int64_t k, const float* a, const float* b, float* c, int64_t ldc, int6
   float values[kTileRows][kTileColumns];
   std::memcpy(values, acc, sizeof values);
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t j = 0; j < columns; ++j)
-      c[r * ldc + j] = accumulate ? c[r * ldc + j] + values[r][j] : values[r][j];
+    for (int64_t j = 0; j < columns; ++j) c[r * ldc + j] = accumulate ? c[r * ldc + j] + values[r][j] : values[r][j];
 }
 
 constexpr int64_t round_up(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
@@ -146,18 +143,17 @@ void gemm(int64_t m, int64_t n, int64_t k, View a, View b, float* c, int64_t ldc
       const int64_t inner = std::min(kInner, k - l0);
       const bool adds = accumulate || l0 > 0;
       for (int64_t j = 0; j < columns; j += kTileColumns)
-        pack<kTileColumns>(b.data + l0 * b.row + (j0 + j) * b.col, b.col, b.row,
-                           std::min(kTileColumns, columns - j), inner, b_packed.data() + j * inner);
+        pack<kTileColumns>(b.data + l0 * b.row + (j0 + j) * b.col, b.col, b.row, std::min(kTileColumns, columns - j),
+                           inner, b_packed.data() + j * inner);
       for (int64_t i0 = 0; i0 < m; i0 += kRows) {
         const int64_t rows = std::min(kRows, m - i0);
         for (int64_t i = 0; i < rows; i += kTileRows)
-          pack<kTileRows>(a.data + (i0 + i) * a.row + l0 * a.col, a.row, a.col,
-                          std::min(kTileRows, rows - i), inner, a_packed.data() + i * inner);
+          pack<kTileRows>(a.data + (i0 + i) * a.row + l0 * a.col, a.row, a.col, std::min(kTileRows, rows - i), inner,
+                          a_packed.data() + i * inner);
         for (int64_t j = 0; j < columns; j += kTileColumns)
           for (int64_t i = 0; i < rows; i += kTileRows)
-            tile(inner, a_packed.data() + i * inner, b_packed.data() + j * inner,
-                 c + (i0 + i) * ldc + j0 + j, ldc, std::min(kTileRows, rows - i),
-                 std::min(kTileColumns, columns - j), adds);
+            tile(inner, a_packed.data() + i * inner, b_packed.data() + j * inner, c + (i0 + i) * ldc + j0 + j, ldc,
+                 std::min(kTileRows, rows - i), std::min(kTileColumns, columns - j), adds);
       }
     }
   }
@@ -165,8 +161,7 @@ void gemm(int64_t m, int64_t n, int64_t k, View a, View b, float* c, int64_t ldc
 
 // --- RMSNorm ---
 
-void rms_norm(const float* x, const float* w, int64_t n, int64_t d, float eps, float* y,
-              float* inverse_rms) {
+void rms_norm(const float* x, const float* w, int64_t n, int64_t d, float eps, float* y, float* inverse_rms) {
   for (int64_t i = 0; i < n; ++i, x += d, y += d) {
     const float r = 1.0f / std::sqrt(dot(x, x, d) / static_cast<float>(d) + eps);
     inverse_rms[i] = r;
@@ -177,8 +172,8 @@ void rms_norm(const float* x, const float* w, int64_t n, int64_t d, float eps, f
   }
 }
 
-void rms_norm_backward(const float* x, const float* w, const float* inverse_rms, const float* dy,
-                       int64_t n, int64_t d, float* dx, float* dw) {
+void rms_norm_backward(const float* x, const float* w, const float* inverse_rms, const float* dy, int64_t n, int64_t d,
+                       float* dx, float* dw) {
   for (int64_t i = 0; i < n; ++i, x += d, dy += d, dx += d) {
     const float r = inverse_rms[i];
     v8 inner = splat(0);  // <w dy, x>
@@ -199,14 +194,13 @@ void rms_norm_backward(const float* x, const float* w, const float* inverse_rms,
   }
 }
 
-void rotate(float* x, int64_t n, int64_t heads, int64_t hd, const float* cos, const float* sin,
-            int64_t n_pairs, float sign) {
+void rotate(float* x, int64_t n, int64_t heads, int64_t hd, const float* cos, const float* sin, int64_t n_pairs,
+            float sign) {
   for (int64_t i = 0; i < n; ++i)
     for (int64_t h = 0; h < heads; ++h) {
       float* p = x + (i * heads + h + 1) * hd - 2 * n_pairs;
       for (int64_t j = 0; j < n_pairs; ++j) {
-        const float re = p[2 * j], im = p[2 * j + 1], c = cos[i * n_pairs + j],
-                    s = sign * sin[i * n_pairs + j];
+        const float re = p[2 * j], im = p[2 * j + 1], c = cos[i * n_pairs + j], s = sign * sin[i * n_pairs + j];
         p[2 * j] = re * c - im * s;
         p[2 * j + 1] = re * s + im * c;
       }
@@ -215,8 +209,8 @@ void rotate(float* x, int64_t n, int64_t heads, int64_t hd, const float* cos, co
 
 // --- Hyper-connections ---
 
-void hc_mixes(const HcShape& shape, int64_t n_mix, const float* streams, const float* fn,
-              float* mix, float* inverse_rms) {
+void hc_mixes(const HcShape& shape, int64_t n_mix, const float* streams, const float* fn, float* mix,
+              float* inverse_rms) {
   const int64_t width = shape.hc * shape.d;
   gemm(shape.n, n_mix, width, {streams, width}, View{fn, width}.transposed(), mix, n_mix, false);
   for (int64_t i = 0; i < shape.n; ++i) {
@@ -227,23 +221,20 @@ void hc_mixes(const HcShape& shape, int64_t n_mix, const float* streams, const f
   }
 }
 
-void hc_mixes_backward(const HcShape& shape, int64_t n_mix, const float* streams, const float* fn,
-                       const float* mix, const float* inverse_rms, const float* dmix,
-                       float* dstreams, float* dfn) {
+void hc_mixes_backward(const HcShape& shape, int64_t n_mix, const float* streams, const float* fn, const float* mix,
+                       const float* inverse_rms, const float* dmix, float* dstreams, float* dfn) {
   const int64_t width = shape.hc * shape.d, n = shape.n;
   std::vector<float> scaled(static_cast<size_t>(n * n_mix));  // r g
   for (int64_t i = 0; i < n; ++i)
     for (int64_t k = 0; k < n_mix; ++k)
       scaled[static_cast<size_t>(i * n_mix + k)] = inverse_rms[i] * dmix[i * n_mix + k];
-  gemm(n_mix, width, n, View{scaled.data(), n_mix}.transposed(), {streams, width}, dfn, width,
-       true);
+  gemm(n_mix, width, n, View{scaled.data(), n_mix}.transposed(), {streams, width}, dfn, width, true);
   gemm(n, width, n_mix, {scaled.data(), n_mix}, {fn, width}, dstreams, width, true);
   for (int64_t i = 0; i < n; ++i) {
     float inner = 0;
     for (int64_t k = 0; k < n_mix; ++k) inner += dmix[i * n_mix + k] * mix[i * n_mix + k];
     const float r = inverse_rms[i];
-    add_scaled(-r * r / static_cast<float>(width) * inner, streams + i * width, width,
-               dstreams + i * width);
+    add_scaled(-r * r / static_cast<float>(width) * inner, streams + i * width, width, dstreams + i * width);
   }
 }
 
@@ -256,8 +247,7 @@ struct Lanes {
 
   void read(const float* p, int64_t stride, int64_t n) {
     for (int64_t k = 0; k < stride; ++k)
-      for (int64_t lane = 0; lane < 8; ++lane)
-        mix[k][lane] = lane < n ? p[lane * stride + k] : 0.0f;
+      for (int64_t lane = 0; lane < 8; ++lane) mix[k][lane] = lane < n ? p[lane * stride + k] : 0.0f;
   }
 };
 
@@ -307,8 +297,7 @@ struct Sinkhorn {
       const int along = s % 2 ? 1 : N, across = s % 2 ? N : 1;
       for (int line = 0; line < N; ++line) {
         v8 inner = splat(0);
-        for (int j = 0; j < N; ++j)
-          inner += dm[line * across + j * along] * state[s][line * across + j * along];
+        for (int j = 0; j < N; ++j) inner += dm[line * across + j * along] * state[s][line * across + j * along];
         for (int j = 0; j < N; ++j) {
           v8& g = dm[line * across + j * along];
           g = inverse[s][line] * (g - inner);
@@ -324,8 +313,8 @@ struct Sinkhorn {
 };
 
 template <int N>
-void split(const HcShape& shape, const float* mix, const float* scale, const float* base,
-           float* pre, float* post, float* comb) {
+void split(const HcShape& shape, const float* mix, const float* scale, const float* base, float* pre, float* post,
+           float* comb) {
   constexpr int kMix = 2 * N + N * N;
   Lanes<N> lanes;
   Sinkhorn<N> sinkhorn;
@@ -344,9 +333,8 @@ void split(const HcShape& shape, const float* mix, const float* scale, const flo
 }
 
 template <int N>
-void split_backward(const HcShape& shape, const float* mix, const float* scale, const float* base,
-                    const float* dpre, const float* dpost, const float* dcomb, float* dmix,
-                    float* dscale, float* dbase) {
+void split_backward(const HcShape& shape, const float* mix, const float* scale, const float* base, const float* dpre,
+                    const float* dpost, const float* dcomb, float* dmix, float* dscale, float* dbase) {
   constexpr int kMix = 2 * N + N * N;
   Lanes<N> lanes;
   Sinkhorn<N> sinkhorn;
@@ -384,11 +372,10 @@ void split_backward(const HcShape& shape, const float* mix, const float* scale, 
 }
 
 template <int N>
-void mix_out(const HcShape& shape, const float* o, const float* streams, const float* post,
-             const float* comb, float* out) {
+void mix_out(const HcShape& shape, const float* o, const float* streams, const float* post, const float* comb,
+             float* out) {
   const int64_t d = shape.d;
-  for (int64_t i = 0; i < shape.n;
-       ++i, o += d, streams += N * d, out += N * d, post += N, comb += N * N)
+  for (int64_t i = 0; i < shape.n; ++i, o += d, streams += N * d, out += N * d, post += N, comb += N * N)
     for (int64_t j = 0; j < d; j += 8) {
       v8 x[N];
       for (int a = 0; a < N; ++a) x[a] = load(streams + a * d + j);
@@ -402,9 +389,8 @@ void mix_out(const HcShape& shape, const float* o, const float* streams, const f
 }
 
 template <int N>
-void mix_out_backward(const HcShape& shape, const float* o, const float* streams, const float* post,
-                      const float* comb, const float* dout, float* d_o, float* dstreams,
-                      float* dpost, float* dcomb) {
+void mix_out_backward(const HcShape& shape, const float* o, const float* streams, const float* post, const float* comb,
+                      const float* dout, float* d_o, float* dstreams, float* dpost, float* dcomb) {
   const int64_t d = shape.d;
   for (int64_t i = 0; i < shape.n; ++i) {
     v8 post_sum[N], comb_sum[N * N];
@@ -439,16 +425,15 @@ void mix_out_backward(const HcShape& shape, const float* o, const float* streams
 
 }  // namespace
 
-void hc_split(const HcShape& shape, const float* mix, const float* scale, const float* base,
-              float* pre, float* post, float* comb) {
+void hc_split(const HcShape& shape, const float* mix, const float* scale, const float* base, float* pre, float* post,
+              float* comb) {
   (shape.hc == 4 ? split<4> : split<2>)(shape, mix, scale, base, pre, post, comb);
 }
 
-void hc_split_backward(const HcShape& shape, const float* mix, const float* scale,
-                       const float* base, const float* dpre, const float* dpost, const float* dcomb,
-                       float* dmix, float* dscale, float* dbase) {
-  (shape.hc == 4 ? split_backward<4> : split_backward<2>)(shape, mix, scale, base, dpre, dpost,
-                                                          dcomb, dmix, dscale, dbase);
+void hc_split_backward(const HcShape& shape, const float* mix, const float* scale, const float* base, const float* dpre,
+                       const float* dpost, const float* dcomb, float* dmix, float* dscale, float* dbase) {
+  (shape.hc == 4 ? split_backward<4> : split_backward<2>)(shape, mix, scale, base, dpre, dpost, dcomb, dmix, dscale,
+                                                          dbase);
 }
 
 void hc_collapse(const HcShape& shape, const float* streams, const float* pre, float* y) {
@@ -461,27 +446,26 @@ void hc_collapse(const HcShape& shape, const float* streams, const float* pre, f
     }
 }
 
-void hc_collapse_backward(const HcShape& shape, const float* streams, const float* pre,
-                          const float* dy, float* dstreams, float* dpre) {
+void hc_collapse_backward(const HcShape& shape, const float* streams, const float* pre, const float* dy,
+                          float* dstreams, float* dpre) {
   const int64_t d = shape.d, hc = shape.hc;
-  for (int64_t i = 0; i < shape.n;
-       ++i, streams += hc * d, dstreams += hc * d, pre += hc, dpre += hc, dy += d)
+  for (int64_t i = 0; i < shape.n; ++i, streams += hc * d, dstreams += hc * d, pre += hc, dpre += hc, dy += d)
     for (int64_t a = 0; a < hc; ++a) {
       dpre[a] = dot(streams + a * d, dy, d);
       add_scaled(pre[a], dy, d, dstreams + a * d);
     }
 }
 
-void hc_mix_out(const HcShape& shape, const float* o, const float* streams, const float* post,
-                const float* comb, float* out) {
+void hc_mix_out(const HcShape& shape, const float* o, const float* streams, const float* post, const float* comb,
+                float* out) {
   (shape.hc == 4 ? mix_out<4> : mix_out<2>)(shape, o, streams, post, comb, out);
 }
 
-void hc_mix_out_backward(const HcShape& shape, const float* o, const float* streams,
-                         const float* post, const float* comb, const float* dout, float* d_o,
-                         float* dstreams, float* dpost, float* dcomb) {
-  (shape.hc == 4 ? mix_out_backward<4> : mix_out_backward<2>)(shape, o, streams, post, comb, dout,
-                                                              d_o, dstreams, dpost, dcomb);
+void hc_mix_out_backward(const HcShape& shape, const float* o, const float* streams, const float* post,
+                         const float* comb, const float* dout, float* d_o, float* dstreams, float* dpost,
+                         float* dcomb) {
+  (shape.hc == 4 ? mix_out_backward<4> : mix_out_backward<2>)(shape, o, streams, post, comb, dout, d_o, dstreams, dpost,
+                                                              dcomb);
 }
 
 // --- Pooled compression ---
@@ -494,23 +478,19 @@ template <class F>
 void each_slot(const PoolShape& shape, int64_t k, F&& f) {
   const int64_t first = shape.first[k];
   if (shape.overlap && shape.has_previous[k])
-    for (int64_t j = 0; j < shape.ratio; ++j)
-      f((first - shape.ratio + j) * shape.width, j * shape.width);
+    for (int64_t j = 0; j < shape.ratio; ++j) f((first - shape.ratio + j) * shape.width, j * shape.width);
   const int64_t own = shape.overlap ? shape.dim : 0;
-  for (int64_t j = 0; j < shape.ratio; ++j)
-    f((first + j) * shape.width + own, j * shape.width + own);
+  for (int64_t j = 0; j < shape.ratio; ++j) f((first + j) * shape.width + own, j * shape.width + own);
 }
 
 }  // namespace
 
-void pool(const PoolShape& shape, const float* values, const float* gates, const float* ape,
-          float* e) {
+void pool(const PoolShape& shape, const float* values, const float* gates, const float* ape, float* e) {
   for (int64_t k = 0; k < shape.c; ++k)
     for (int64_t i = 0; i < shape.dim; i += 8) {
       v8 most = splat(-INFINITY), total = splat(0), weighted = splat(0);
-      each_slot(shape, k, [&](int64_t at, int64_t ape_at) {
-        most = max(most, load(gates + at + i) + load(ape + ape_at + i));
-      });
+      each_slot(shape, k,
+                [&](int64_t at, int64_t ape_at) { most = max(most, load(gates + at + i) + load(ape + ape_at + i)); });
       each_slot(shape, k, [&](int64_t at, int64_t ape_at) {
         const v8 w = exp(load(gates + at + i) + load(ape + ape_at + i) - most);
         total += w;
@@ -520,15 +500,13 @@ void pool(const PoolShape& shape, const float* values, const float* gates, const
     }
 }
 
-void pool_backward(const PoolShape& shape, const float* values, const float* gates,
-                   const float* ape, const float* e, const float* de, float* dvalues, float* dgates,
-                   float* dape) {
+void pool_backward(const PoolShape& shape, const float* values, const float* gates, const float* ape, const float* e,
+                   const float* de, float* dvalues, float* dgates, float* dape) {
   for (int64_t k = 0; k < shape.c; ++k)
     for (int64_t i = 0; i < shape.dim; i += 8) {
       v8 most = splat(-INFINITY), total = splat(0);
-      each_slot(shape, k, [&](int64_t at, int64_t ape_at) {
-        most = max(most, load(gates + at + i) + load(ape + ape_at + i));
-      });
+      each_slot(shape, k,
+                [&](int64_t at, int64_t ape_at) { most = max(most, load(gates + at + i) + load(ape + ape_at + i)); });
       each_slot(shape, k, [&](int64_t at, int64_t ape_at) {
         total += exp(load(gates + at + i) + load(ape + ape_at + i) - most);
       });
@@ -560,8 +538,7 @@ struct Piece {
   int64_t entry_begin = 0, n_entries = 0;
   int64_t entries_at = 0, columns = 0;  // column of the first entry; all columns
 
-  Piece(const AttendShape& s, int64_t row_begin, int64_t row_end)
-      : shape(s), begin(row_begin), n(row_end - row_begin) {
+  Piece(const AttendShape& s, int64_t row_begin, int64_t row_end) : shape(s), begin(row_begin), n(row_end - row_begin) {
     window_begin = std::max(shape.first[begin], begin - shape.window + 1);
     n_window = row_end - window_begin;
     entries_at = round_up(n_window);
@@ -577,8 +554,7 @@ struct Piece {
     const auto size = [&](int64_t rows) { return sizeof(float) * static_cast<size_t>(rows * hd); };
     std::memset(keys, 0, size(columns));
     std::memcpy(keys, kv + window_begin * hd, size(n_window));
-    if (n_entries > 0)
-      std::memcpy(keys + entries_at * hd, entries + entry_begin * hd, size(n_entries));
+    if (n_entries > 0) std::memcpy(keys + entries_at * hd, entries + entry_begin * hd, size(n_entries));
   }
 
   // What query row i sees: columns [w_begin, w_end) of the window and [e_begin, e_end) of the
@@ -620,21 +596,19 @@ void mask(float* z, int64_t columns, const Piece::Seen& s) {
 
 }  // namespace
 
-void attend(const AttendShape& shape, const float* q, const float* kv, const float* entries,
-            const float* sink, float* o, float* lse, float* mass) {
+void attend(const AttendShape& shape, const float* q, const float* kv, const float* entries, const float* sink,
+            float* o, float* lse, float* mass) {
   const int64_t hd = shape.hd, heads = shape.heads;
   const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(hd)));
   std::vector<float> keys, p;
   each_piece(shape, [&](const Piece& piece) {
     const int64_t rows = piece.n * heads, columns = piece.columns;
-    const size_t key_size = static_cast<size_t>(columns * hd),
-                 p_size = static_cast<size_t>(rows * columns);
+    const size_t key_size = static_cast<size_t>(columns * hd), p_size = static_cast<size_t>(rows * columns);
     if (keys.size() < key_size) keys.resize(key_size);
     if (p.size() < p_size) p.resize(p_size);
     piece.gather(kv, entries, keys.data());
     const View k{keys.data(), hd};
-    gemm(rows, columns, hd, {q + piece.begin * heads * hd, hd}, k.transposed(), p.data(), columns,
-         false);
+    gemm(rows, columns, hd, {q + piece.begin * heads * hd, hd}, k.transposed(), p.data(), columns, false);
     for (int64_t i = piece.begin; i < piece.begin + piece.n; ++i) {
       const Piece::Seen seen = piece.seen(i);
       for (int64_t h = 0; h < heads; ++h) {
@@ -663,16 +637,14 @@ void attend(const AttendShape& shape, const float* q, const float* kv, const flo
   });
 }
 
-void attend_backward(const AttendShape& shape, const float* q, const float* kv,
-                     const float* entries, const float* sink, const float* lse, const float* d_o,
-                     float* dq, float* dkv, float* dentries, float* dsink) {
+void attend_backward(const AttendShape& shape, const float* q, const float* kv, const float* entries, const float* sink,
+                     const float* lse, const float* d_o, float* dq, float* dkv, float* dentries, float* dsink) {
   const int64_t hd = shape.hd, heads = shape.heads;
   const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(hd)));
   std::vector<float> keys, p, dp, dkeys;
   each_piece(shape, [&](const Piece& piece) {
     const int64_t rows = piece.n * heads, columns = piece.columns, first = piece.begin * heads;
-    const size_t key_size = static_cast<size_t>(columns * hd),
-                 p_size = static_cast<size_t>(rows * columns);
+    const size_t key_size = static_cast<size_t>(columns * hd), p_size = static_cast<size_t>(rows * columns);
     if (keys.size() < key_size) keys.resize(key_size), dkeys.resize(key_size);
     if (p.size() < p_size) p.resize(p_size), dp.resize(p_size);
     piece.gather(kv, entries, keys.data());
@@ -695,26 +667,21 @@ void attend_backward(const AttendShape& shape, const float* q, const float* kv,
         }
         const float d = sum(inner);
         dsink[h] -= std::exp(sink[h] - l) * d;
-        for (int64_t j = 0; j < columns; j += 8)
-          store(g + j, load(z + j) * (load(g + j) - d) * scale);
+        for (int64_t j = 0; j < columns; j += 8) store(g + j, load(z + j) * (load(g + j) - d) * scale);
       }
     }
     gemm(rows, hd, columns, {dp.data(), columns}, k, dq + first * hd, hd, false);
-    gemm(columns, hd, rows, View{dp.data(), columns}.transposed(), {q + first * hd, hd},
-         dkeys.data(), hd, false);
-    gemm(columns, hd, rows, View{p.data(), columns}.transposed(), {d_o + first * hd, hd},
-         dkeys.data(), hd, true);
+    gemm(columns, hd, rows, View{dp.data(), columns}.transposed(), {q + first * hd, hd}, dkeys.data(), hd, false);
+    gemm(columns, hd, rows, View{p.data(), columns}.transposed(), {d_o + first * hd, hd}, dkeys.data(), hd, true);
     add_scaled(1, dkeys.data(), piece.n_window * hd, dkv + piece.window_begin * hd);
     if (piece.n_entries > 0)
-      add_scaled(1, dkeys.data() + piece.entries_at * hd, piece.n_entries * hd,
-                 dentries + piece.entry_begin * hd);
+      add_scaled(1, dkeys.data() + piece.entries_at * hd, piece.n_entries * hd, dentries + piece.entry_begin * hd);
   });
 }
 
 // --- Experts ---
 
-int64_t swiglu(const float* g, const float* u, const float* w, int64_t n, int64_t m, float limit,
-               float* h) {
+int64_t swiglu(const float* g, const float* u, const float* w, int64_t n, int64_t m, float limit, float* h) {
   const float most = limit > 0 ? limit : INFINITY;
   int64_t beyond = 0;
   for (int64_t i = 0; i < n; ++i, g += m, u += m, h += m) {
@@ -731,8 +698,8 @@ int64_t swiglu(const float* g, const float* u, const float* w, int64_t n, int64_
   return beyond;
 }
 
-void swiglu_backward(const float* g, const float* u, const float* w, const float* dh, int64_t n,
-                     int64_t m, float limit, float* dg, float* du, float* dw) {
+void swiglu_backward(const float* g, const float* u, const float* w, const float* dh, int64_t n, int64_t m, float limit,
+                     float* dg, float* du, float* dw) {
   const float most = limit > 0 ? limit : INFINITY;
   for (int64_t i = 0; i < n; ++i, g += m, u += m, dh += m, dg += m, du += m) {
     const float weight = w ? w[i] : 1.0f;
@@ -750,8 +717,7 @@ void swiglu_backward(const float* g, const float* u, const float* w, const float
 }
 
 void gather_rows(const float* x, const int64_t* rows, int64_t n, int64_t d, float* y) {
-  for (int64_t i = 0; i < n; ++i)
-    std::memcpy(y + i * d, x + rows[i] * d, sizeof(float) * static_cast<size_t>(d));
+  for (int64_t i = 0; i < n; ++i) std::memcpy(y + i * d, x + rows[i] * d, sizeof(float) * static_cast<size_t>(d));
 }
 
 void add_rows(const float* y, const int64_t* rows, int64_t n, int64_t d, float* x) {

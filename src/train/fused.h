@@ -24,15 +24,14 @@ struct View {
 void gemm(int64_t m, int64_t n, int64_t k, View a, View b, float* c, int64_t ldc, bool accumulate);
 
 // y = w x / rms(x) of n rows of d (B.4); w nullptr: 1. inverse_rms: [n], for the backward.
-void rms_norm(const float* x, const float* w, int64_t n, int64_t d, float eps, float* y,
-              float* inverse_rms);
-void rms_norm_backward(const float* x, const float* w, const float* inverse_rms, const float* dy,
-                       int64_t n, int64_t d, float* dx, float* dw);
+void rms_norm(const float* x, const float* w, int64_t n, int64_t d, float eps, float* y, float* inverse_rms);
+void rms_norm_backward(const float* x, const float* w, const float* inverse_rms, const float* dy, int64_t n, int64_t d,
+                       float* dx, float* dw);
 
 // The last 2 n_pairs of each head of x [n, heads, hd] rotated in place by the row's angle, sin
 // times `sign`.
-void rotate(float* x, int64_t n, int64_t heads, int64_t hd, const float* cos, const float* sin,
-            int64_t n_pairs, float sign);
+void rotate(float* x, int64_t n, int64_t heads, int64_t hd, const float* cos, const float* sin, int64_t n_pairs,
+            float sign);
 
 // Hyper-connections (B.1), hc = 2 or 4 streams. mix: [n, 2 hc + hc²], already divided by the root
 // mean square.
@@ -44,26 +43,23 @@ struct HcShape {
   int64_t n_mix() const { return 2 * hc + hc * hc; }
 };
 // m = (fn f) / rms(f) for n rows f of hc d; fn: [n_mix, hc d].
-void hc_mixes(const HcShape& shape, int64_t n_mix, const float* streams, const float* fn,
-              float* mix, float* inverse_rms);
-void hc_mixes_backward(const HcShape& shape, int64_t n_mix, const float* streams, const float* fn,
-                       const float* mix, const float* inverse_rms, const float* dmix,
-                       float* dstreams, float* dfn);
-void hc_split(const HcShape& shape, const float* mix, const float* scale, const float* base,
-              float* pre, float* post, float* comb);
-void hc_split_backward(const HcShape& shape, const float* mix, const float* scale,
-                       const float* base, const float* dpre, const float* dpost, const float* dcomb,
-                       float* dmix, float* dscale, float* dbase);
+void hc_mixes(const HcShape& shape, int64_t n_mix, const float* streams, const float* fn, float* mix,
+              float* inverse_rms);
+void hc_mixes_backward(const HcShape& shape, int64_t n_mix, const float* streams, const float* fn, const float* mix,
+                       const float* inverse_rms, const float* dmix, float* dstreams, float* dfn);
+void hc_split(const HcShape& shape, const float* mix, const float* scale, const float* base, float* pre, float* post,
+              float* comb);
+void hc_split_backward(const HcShape& shape, const float* mix, const float* scale, const float* base, const float* dpre,
+                       const float* dpost, const float* dcomb, float* dmix, float* dscale, float* dbase);
 // y = sum_j pre_j X_j;  X'_b = post_b o + sum_a comb_ab X_a. dstreams is added to in the first,
 // written in the second.
 void hc_collapse(const HcShape& shape, const float* streams, const float* pre, float* y);
-void hc_collapse_backward(const HcShape& shape, const float* streams, const float* pre,
-                          const float* dy, float* dstreams, float* dpre);
-void hc_mix_out(const HcShape& shape, const float* o, const float* streams, const float* post,
-                const float* comb, float* out);
-void hc_mix_out_backward(const HcShape& shape, const float* o, const float* streams,
-                         const float* post, const float* comb, const float* dout, float* d_o,
-                         float* dstreams, float* dpost, float* dcomb);
+void hc_collapse_backward(const HcShape& shape, const float* streams, const float* pre, const float* dy,
+                          float* dstreams, float* dpre);
+void hc_mix_out(const HcShape& shape, const float* o, const float* streams, const float* post, const float* comb,
+                float* out);
+void hc_mix_out_backward(const HcShape& shape, const float* o, const float* streams, const float* post,
+                         const float* comb, const float* dout, float* d_o, float* dstreams, float* dpost, float* dcomb);
 
 // Softmax pooling (B.2). values, gates: [n, width]; e: [c, dim].
 struct PoolShape {
@@ -72,11 +68,9 @@ struct PoolShape {
   const int64_t* first = nullptr;      // [c]
   const bool* has_previous = nullptr;  // [c]
 };
-void pool(const PoolShape& shape, const float* values, const float* gates, const float* ape,
-          float* e);
-void pool_backward(const PoolShape& shape, const float* values, const float* gates,
-                   const float* ape, const float* e, const float* de, float* dvalues, float* dgates,
-                   float* dape);
+void pool(const PoolShape& shape, const float* values, const float* gates, const float* ape, float* e);
+void pool_backward(const PoolShape& shape, const float* values, const float* gates, const float* ape, const float* e,
+                   const float* de, float* dvalues, float* dgates, float* dape);
 
 // Attention to window and entries with sinks (B.3).
 struct AttendShape {
@@ -86,23 +80,20 @@ struct AttendShape {
   const int64_t* row_begin = nullptr;                // [b]
   int64_t width = 0;                                 // columns of selected and mass
   const bool* selected = nullptr;                    // [n, width]; nullptr: all visible
-  bool rounds =
-      false;  // the weights that meet the values are BF16 (e^(z - max), before the division)
+  bool rounds = false;  // the weights that meet the values are BF16 (e^(z - max), before the division)
 };
 // o: [n, heads, hd]; lse: [n, heads], logarithm of the softmax's denominator; mass: [n, width]
 // zeroed, or nullptr.
-void attend(const AttendShape& shape, const float* q, const float* kv, const float* entries,
-            const float* sink, float* o, float* lse, float* mass);
-void attend_backward(const AttendShape& shape, const float* q, const float* kv,
-                     const float* entries, const float* sink, const float* lse, const float* d_o,
-                     float* dq, float* dkv, float* dentries, float* dsink);
+void attend(const AttendShape& shape, const float* q, const float* kv, const float* entries, const float* sink,
+            float* o, float* lse, float* mass);
+void attend_backward(const AttendShape& shape, const float* q, const float* kv, const float* entries, const float* sink,
+                     const float* lse, const float* d_o, float* dq, float* dkv, float* dentries, float* dsink);
 
 // h = silu(min(g, limit)) clamp(u) w for rows of m (B.7); w nullptr: 1. Returns activations beyond
 // the limit.
-int64_t swiglu(const float* g, const float* u, const float* w, int64_t n, int64_t m, float limit,
-               float* h);
-void swiglu_backward(const float* g, const float* u, const float* w, const float* dh, int64_t n,
-                     int64_t m, float limit, float* dg, float* du, float* dw);
+int64_t swiglu(const float* g, const float* u, const float* w, int64_t n, int64_t m, float limit, float* h);
+void swiglu_backward(const float* g, const float* u, const float* w, const float* dh, int64_t n, int64_t m, float limit,
+                     float* dg, float* du, float* dw);
 
 // Rows to and from where the experts want them.
 void gather_rows(const float* x, const int64_t* rows, int64_t n, int64_t d, float* y);

@@ -47,13 +47,11 @@ class Normals {
   bool have_ = false;
 };
 
-torch::Tensor normals(at::IntArrayRef shape, double deviation, uint64_t seed,
-                      const std::string& name) {
+torch::Tensor normals(at::IntArrayRef shape, double deviation, uint64_t seed, const std::string& name) {
   torch::Tensor values = torch::empty(shape, torch::kFloat32);
   Normals random(seed, name);
   float* out = values.data_ptr<float>();
-  for (int64_t i = 0; i < values.numel(); ++i)
-    out[i] = static_cast<float>(deviation * random.next());
+  for (int64_t i = 0; i < values.numel(); ++i) out[i] = static_cast<float>(deviation * random.next());
   return values;
 }
 
@@ -96,14 +94,12 @@ torch::Tensor hash_table(int64_t vocab, int64_t k, int64_t n_experts, uint64_t s
   return table;
 }
 
-void align(const std::map<std::string, torch::Tensor>& weights, const checkpoint::ModelConfig& c,
-           int layer, double noise, uint64_t seed) {
+void align(const std::map<std::string, torch::Tensor>& weights, const checkpoint::ModelConfig& c, int layer,
+           double noise, uint64_t seed) {
   const std::string p = fmt::format("layers.{}.attn.", layer);
   const auto weight = [&](const char* name) { return weights.at(p + name + ".weight"); };
-  const int64_t ql = c.q_lora_rank, hd = c.head_dim, heads = c.n_heads, groups = c.o_groups,
-                rank = c.o_lora_rank;
-  const torch::Tensor q = orthonormal(ql, c.dim, seed, p + "Q"),
-                      a = orthonormal(hd, ql, seed, p + "A");
+  const int64_t ql = c.q_lora_rank, hd = c.head_dim, heads = c.n_heads, groups = c.o_groups, rank = c.o_lora_rank;
+  const torch::Tensor q = orthonormal(ql, c.dim, seed, p + "Q"), a = orthonormal(hd, ql, seed, p + "A");
   weight("wq_a").copy_(q);
   torch::Tensor wq_b = weight("wq_b");
   wq_b.copy_(a.repeat({heads, 1}));
@@ -122,23 +118,19 @@ void align(const std::map<std::string, torch::Tensor>& weights, const checkpoint
   for (int64_t g = 0; g < groups; ++g)
     for (int64_t j = 0; j < std::min(rank, ql); ++j) {
       const int64_t i = latent(g, j);
-      wo_a[g * rank + j].copy_(
-          (a.t()[i] / static_cast<double>(heads_per_group)).repeat({heads_per_group}));
-      wo_b.select(1, g * rank + j)
-          .copy_(q[i] / static_cast<double>(copies[static_cast<size_t>(i)]));
+      wo_a[g * rank + j].copy_((a.t()[i] / static_cast<double>(heads_per_group)).repeat({heads_per_group}));
+      wo_b.select(1, g * rank + j).copy_(q[i] / static_cast<double>(copies[static_cast<size_t>(i)]));
     }
 }
 
 }  // namespace
 
-void initialise(const std::vector<Named>& weights, const checkpoint::ModelConfig& config,
-                const InitOptions& options, uint64_t seed) {
+void initialise(const std::vector<Named>& weights, const checkpoint::ModelConfig& config, const InitOptions& options,
+                uint64_t seed) {
   torch::NoGradGuard no_grad;
   std::map<std::string, torch::Tensor> by_name;
   for (const Named& weight : weights) by_name[weight.name] = weight.tensor;
-  const double embedding = options.embedding > 0 ? options.embedding
-                           : options.noise > 0   ? options.noise
-                                                 : 0.02;
+  const double embedding = options.embedding > 0 ? options.embedding : options.noise > 0 ? options.noise : 0.02;
   for (const auto& [name, tensor] : by_name) {
     const auto ends = [&name = name](std::string_view suffix) { return name.ends_with(suffix); };
     if (tensor.scalar_type() == torch::kInt64) {

@@ -21,14 +21,13 @@ namespace hadal::train {
 
 struct InitOptions {
   bool aligned = true;
-  double noise =
-      0;  // standard deviation of matrices; 0: 0.5 / sqrt(inputs), less for what adds to streams
+  double noise = 0;       // standard deviation of matrices; 0: 0.5 / sqrt(inputs), less for what adds to streams
   double embedding = 0;   // of the embedding; 0: noise, or 0.02
   double head_scale = 1;  // head = embedding * head_scale
 };
 
 // weights: parameters and buffers by name, all of the model's (Twin::weights); written in place.
-void initialise(const std::vector<Named>& weights, const checkpoint::ModelConfig& config,
-                const InitOptions& options, uint64_t seed);
+void initialise(const std::vector<Named>& weights, const checkpoint::ModelConfig& config, const InitOptions& options,
+                uint64_t seed);
 
 }  // namespace hadal::train

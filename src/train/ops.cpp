@@ -33,9 +33,8 @@ Packing Packing::make(const Tensor& tokens, const Tensor& documents) {
   const auto options = torch::TensorOptions().dtype(torch::kInt64).device(tokens.device());
   const Tensor index = torch::arange(packing.b * packing.t, options);
   const Tensor row = torch::arange(packing.b, options).unsqueeze(1) * packing.t;
-  packing.first = (documents.defined() ? documents + row : row.expand({packing.b, packing.t}))
-                      .reshape({-1})
-                      .contiguous();
+  packing.first =
+      (documents.defined() ? documents + row : row.expand({packing.b, packing.t})).reshape({-1}).contiguous();
   packing.positions = index - packing.first;
   return packing;
 }
@@ -45,8 +44,7 @@ Blocks Blocks::make(const Packing& packing, int64_t ratio) {
   const Tensor host_first = packing.first.to(torch::kCPU).contiguous();
   const int64_t* first_row = host_first.data_ptr<int64_t>();
   const int64_t n = packing.b * packing.t;
-  std::vector<int64_t> first, positions, begin(static_cast<size_t>(n)),
-      count(static_cast<size_t>(n)), row_begin;
+  std::vector<int64_t> first, positions, begin(static_cast<size_t>(n)), count(static_cast<size_t>(n)), row_begin;
   std::vector<uint8_t> has_previous;
   Blocks blocks;
   blocks.ratio = ratio;
@@ -82,10 +80,8 @@ Blocks Blocks::make(const Packing& packing, int64_t ratio) {
   blocks.row_begin = tensor(row_begin);
   const auto options = torch::TensorOptions().dtype(torch::kInt64).device(device);
   const Tensor column = torch::arange(blocks.width, options);
-  blocks.columns =
-      (blocks.row_begin.unsqueeze(1) + column).clamp_max(std::max<int64_t>(0, blocks.c - 1));
-  const Tensor own_begin =
-      blocks.begin.view({packing.b, packing.t}) - blocks.row_begin.unsqueeze(1);
+  blocks.columns = (blocks.row_begin.unsqueeze(1) + column).clamp_max(std::max<int64_t>(0, blocks.c - 1));
+  const Tensor own_begin = blocks.begin.view({packing.b, packing.t}) - blocks.row_begin.unsqueeze(1);
   const Tensor from = own_begin.reshape({-1, 1});
   blocks.visible = (column >= from).logical_and(column < from + blocks.count.unsqueeze(1));
   return blocks;
@@ -100,8 +96,7 @@ RopeTable::RopeTable(const checkpoint::ModelConfig& config, bool compressed) {
   const double base = compressed ? config.compress_rope_theta : config.rope_theta;
   const bool yarn = compressed && config.original_seq_len > 0;
   const auto dim_of_rotations = [&](double rotations) {
-    return dim * std::log(static_cast<double>(config.original_seq_len) / (rotations * 2 * M_PI)) /
-           (2 * std::log(base));
+    return dim * std::log(static_cast<double>(config.original_seq_len) / (rotations * 2 * M_PI)) / (2 * std::log(base));
   };
   double low = 0, high = 0;
   if (yarn) {
@@ -113,9 +108,8 @@ RopeTable::RopeTable(const checkpoint::ModelConfig& config, bool compressed) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(dim);
     float f = 1.0f / static_cast<float>(std::pow(base, static_cast<double>(exponent)));
     if (yarn) {
-      const float slow = std::clamp(
-          (static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low), 0.0f,
-          1.0f);
+      const float slow =
+          std::clamp((static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low), 0.0f, 1.0f);
       const float fast = 1.0f - slow;
       f = f / static_cast<float>(config.rope_factor) * (1.0f - fast) + f * fast;
     }
@@ -133,8 +127,8 @@ Rotation RopeTable::at(const Tensor& positions, const torch::TensorOptions& opti
     sin_ = torch::empty({size, n_pairs}, torch::kFloat64);
     for (int64_t p = 0; p < size; ++p)
       for (int64_t i = 0; i < n_pairs; ++i) {
-        const float angle = static_cast<float>(p) *
-                            frequencies_[static_cast<size_t>(i)];  // a float32 product, as trained
+        const float angle =
+            static_cast<float>(p) * frequencies_[static_cast<size_t>(i)];  // a float32 product, as trained
         cos_.data_ptr<double>()[p * n_pairs + i] = std::cos(static_cast<double>(angle));
         sin_.data_ptr<double>()[p * n_pairs + i] = std::sin(static_cast<double>(angle));
       }
@@ -149,8 +143,7 @@ Tensor rotate(const Tensor& x, const Rotation& rotation, bool inverse) {
   std::vector<int64_t> shape(static_cast<size_t>(x.dim()), 1);
   shape.front() = x.size(0);
   shape.back() = n_pairs;
-  const Tensor cos = rotation.cos.view(shape),
-               sin = inverse ? -rotation.sin.view(shape) : rotation.sin.view(shape);
+  const Tensor cos = rotation.cos.view(shape), sin = inverse ? -rotation.sin.view(shape) : rotation.sin.view(shape);
   std::vector<int64_t> pairs = x.sizes().vec();
   pairs.back() = n_pairs;
   pairs.push_back(2);
@@ -188,8 +181,7 @@ Tensor hc_mixes(const Tensor& streams, const HyperConnection& hc, double eps) {
 
 }  // namespace
 
-HcSplit hc_pre(const Tensor& streams, const HyperConnection& hc,
-               const checkpoint::ModelConfig& config) {
+HcSplit hc_pre(const Tensor& streams, const HyperConnection& hc, const checkpoint::ModelConfig& config) {
   if (hc_by_hand(streams, config.hc_sinkhorn_iters)) return by_hand::hc_pre(streams, hc, config);
   const int64_t n = config.hc_mult;
   const double eps = config.hc_eps;
@@ -210,12 +202,10 @@ HcSplit hc_pre(const Tensor& streams, const HyperConnection& hc,
 
 Tensor hc_post(const Tensor& o, const Tensor& streams, const HcSplit& split) {
   if (hc_by_hand(streams)) return by_hand::hc_post(o, streams, split);
-  return split.post.unsqueeze(2) * o.unsqueeze(1) +
-         (split.comb.unsqueeze(3) * streams.unsqueeze(2)).sum(1);
+  return split.post.unsqueeze(2) * o.unsqueeze(1) + (split.comb.unsqueeze(3) * streams.unsqueeze(2)).sum(1);
 }
 
-Tensor hc_head(const Tensor& streams, const HyperConnection& hc,
-               const checkpoint::ModelConfig& config) {
+Tensor hc_head(const Tensor& streams, const HyperConnection& hc, const checkpoint::ModelConfig& config) {
   if (hc_by_hand(streams)) return by_hand::hc_head(streams, hc, config);
   const Tensor mix = hc_mixes(streams, hc, config.norm_eps);
   const Tensor pre = torch::sigmoid(mix * hc.scale + hc.base) + static_cast<double>(config.hc_eps);
@@ -241,8 +231,7 @@ Tensor pool(const Tensor& values, const Tensor& gates, const Tensor& ape, const 
   if (overlap) {
     const Tensor previous = torch::where(blocks.has_previous.unsqueeze(1), own - ratio, own);
     const Tensor missing = blocks.has_previous.logical_not().view({-1, 1, 1});
-    const Tensor previous_g =
-        (rows(gates, previous, 0) + ape.narrow(1, 0, dim)).masked_fill(missing, -kInfinity);
+    const Tensor previous_g = (rows(gates, previous, 0) + ape.narrow(1, 0, dim)).masked_fill(missing, -kInfinity);
     v = torch::cat({rows(values, previous, 0), v}, 1);
     g = torch::cat({previous_g, g}, 1);
   }
@@ -268,32 +257,26 @@ Attended attend(const Attend& args) {
   // Window: chunks of w queries against their own and the previous chunk of keys.
   const Tensor q = pad(args.q.view({b, t, h, hd}), 0, padded - t).view({b * chunks, w * h, hd});
   const Tensor kv = pad(args.kv.view({b, t, hd}), w, padded - t).view({b, chunks + 1, w, hd});
-  const Tensor keys = torch::cat({kv.narrow(1, 0, chunks), kv.narrow(1, 1, chunks)}, 2)
-                          .view({b * chunks, 2 * w, hd});
-  const Tensor z_window =
-      torch::bmm(q, keys.transpose(1, 2)).view({b, padded, h, 2 * w}).narrow(1, 0, t) * scale;
+  const Tensor keys = torch::cat({kv.narrow(1, 0, chunks), kv.narrow(1, 1, chunks)}, 2).view({b * chunks, 2 * w, hd});
+  const Tensor z_window = torch::bmm(q, keys.transpose(1, 2)).view({b, padded, h, 2 * w}).narrow(1, 0, t) * scale;
   const auto options = torch::TensorOptions().dtype(torch::kInt64).device(args.q.device());
   const Tensor row = torch::arange(t, options),
                key = (row.div(w, "floor") * w - w).unsqueeze(1) + torch::arange(2 * w, options);
-  const Tensor document =
-      (args.packing.first.view({b, t}) - torch::arange(b, options).unsqueeze(1) * t).unsqueeze(2);
+  const Tensor document = (args.packing.first.view({b, t}) - torch::arange(b, options).unsqueeze(1) * t).unsqueeze(2);
   const Tensor in_window = (key <= row.unsqueeze(1))
                                .logical_and(key > row.unsqueeze(1) - w)
                                .unsqueeze(0)
                                .logical_and(key.unsqueeze(0) >= document);
-  std::vector<Tensor> parts = {
-      z_window.masked_fill(in_window.logical_not().unsqueeze(2), -kInfinity)};
+  std::vector<Tensor> parts = {z_window.masked_fill(in_window.logical_not().unsqueeze(2), -kInfinity)};
 
   // Entries: every query of a batch row against the row's entries.
   Tensor entries;
   if (args.entries.defined()) {
     const int64_t width = args.blocks->width;
     entries = args.entries.index_select(0, args.blocks->columns.flatten()).view({b, width, hd});
-    const Tensor z =
-        torch::bmm(args.q.view({b, t * h, hd}), entries.transpose(1, 2)).view({b, t, h, width}) *
-        scale;
-    const Tensor chosen = args.selected.defined() ? args.selected.logical_and(args.blocks->visible)
-                                                  : args.blocks->visible;
+    const Tensor z = torch::bmm(args.q.view({b, t * h, hd}), entries.transpose(1, 2)).view({b, t, h, width}) * scale;
+    const Tensor chosen =
+        args.selected.defined() ? args.selected.logical_and(args.blocks->visible) : args.blocks->visible;
     parts.push_back(z.masked_fill(chosen.logical_not().view({b, t, 1, width}), -kInfinity));
   }
   parts.push_back(args.sink.view({1, 1, h, 1}).expand({b, t, h, 1}));
@@ -306,15 +289,12 @@ Attended attend(const Attend& args) {
     p = p + (round_to_bf16(e) / e.sum(3, true) - p).detach();
   }
 
-  const Tensor p_window =
-      pad(p.narrow(3, 0, 2 * w), 0, padded - t).view({b * chunks, w * h, 2 * w});
-  Tensor o =
-      torch::bmm(p_window, keys).view({b, padded, h, hd}).narrow(1, 0, t).reshape({b * t, h, hd});
+  const Tensor p_window = pad(p.narrow(3, 0, 2 * w), 0, padded - t).view({b * chunks, w * h, 2 * w});
+  Tensor o = torch::bmm(p_window, keys).view({b, padded, h, hd}).narrow(1, 0, t).reshape({b * t, h, hd});
   Attended out;
   if (args.entries.defined()) {
     const Tensor p_entries = p.narrow(3, 2 * w, args.blocks->width);
-    o = o +
-        torch::bmm(p_entries.reshape({b, t * h, args.blocks->width}), entries).view({b * t, h, hd});
+    o = o + torch::bmm(p_entries.reshape({b, t * h, args.blocks->width}), entries).view({b * t, h, hd});
     if (args.wants_mass) out.mass = p_entries.detach().sum(2).view({b * t, -1});
   }
   out.o = o;
@@ -332,8 +312,8 @@ Tensor hadamard(const Tensor& x) {
   return torch::matmul(x, matrix) * (1 / std::sqrt(static_cast<double>(n)));
 }
 
-Tensor index_scores(const Tensor& q, const Tensor& keys, const Tensor& w, const Packing& packing,
-                    const Blocks& blocks, bool rounds) {
+Tensor index_scores(const Tensor& q, const Tensor& keys, const Tensor& w, const Packing& packing, const Blocks& blocks,
+                    bool rounds) {
   const int64_t b = packing.b, t = packing.t, heads = q.size(1), dim = q.size(2);
   const auto R = [&](const Tensor& x) { return rounds ? round_to_bf16(x) : x; };
   const Tensor k = keys.index_select(0, blocks.columns.flatten()).view({b, blocks.width, dim});
@@ -346,18 +326,13 @@ Tensor select_entries(const Tensor& scores, const Blocks& blocks, int64_t k) {
   torch::NoGradGuard no_grad;
   if (k >= blocks.width) return blocks.visible;
   const Tensor masked = scores.detach().masked_fill(blocks.visible.logical_not(), -kInfinity);
-  const Tensor order =
-      std::get<1>(torch::sort(masked, /*stable=*/true, /*dim=*/1, /*descending=*/true));
-  return torch::zeros_like(blocks.visible)
-      .scatter_(1, order.narrow(1, 0, k), true)
-      .logical_and(blocks.visible);
+  const Tensor order = std::get<1>(torch::sort(masked, /*stable=*/true, /*dim=*/1, /*descending=*/true));
+  return torch::zeros_like(blocks.visible).scatter_(1, order.narrow(1, 0, k), true).logical_and(blocks.visible);
 }
 
 Tensor index_kl(const Tensor& scores, const Tensor& mass, const Tensor& chosen) {
-  const Tensor p_raw = mass.detach().masked_fill(chosen.logical_not(), 0),
-               total = p_raw.sum(1, true);
-  const Tensor counts =
-      total.squeeze(1) > 0;  // a token that sees no entry, or whose attention there underflowed
+  const Tensor p_raw = mass.detach().masked_fill(chosen.logical_not(), 0), total = p_raw.sum(1, true);
+  const Tensor counts = total.squeeze(1) > 0;  // a token that sees no entry, or whose attention there underflowed
   const Tensor p = p_raw / total.masked_fill(total == 0, 1);
   // Rows without entries get a harmless distribution and are left out of the mean.
   const Tensor log_q = torch::log_softmax(scores.masked_fill(chosen.logical_not(), -1e30), 1);
@@ -371,8 +346,7 @@ Tensor sqrt_softplus(const Tensor& u) {
   // Far below zero softplus is e^u: its root must not pass through an underflow, whose gradient is
   // 0 * infinity.
   const Tensor low = u < -20;
-  return torch::where(low, torch::exp(u.clamp_max(-20) * 0.5),
-                      torch::sqrt(torch::softplus(u.clamp_min(-20))));
+  return torch::where(low, torch::exp(u.clamp_max(-20) * 0.5), torch::sqrt(torch::softplus(u.clamp_min(-20))));
 }
 
 Tensor route_weights(const Tensor& scores, const Tensor& ids, double scale) {
@@ -382,19 +356,16 @@ Tensor route_weights(const Tensor& scores, const Tensor& ids, double scale) {
 
 Tensor swiglu(const Tensor& gate, const Tensor& up, const Tensor& w, double limit) {
   if (by_hand::applies(gate, gate.size(-1))) return by_hand::swiglu(gate, up, w, limit);
-  const Tensor g = limit > 0 ? gate.clamp_max(limit) : gate,
-               u = limit > 0 ? up.clamp(-limit, limit) : up;
+  const Tensor g = limit > 0 ? gate.clamp_max(limit) : gate, u = limit > 0 ? up.clamp(-limit, limit) : up;
   const Tensor h = torch::silu(g) * u;
   return w.defined() ? h * w.unsqueeze(-1) : h;
 }
 
 ExpertsOut experts(const Experts& args) {
-  if (by_hand::applies(args.x, args.x.size(1)) && args.w1.size(1) % fused::kLanes == 0)
-    return by_hand::experts(args);
+  if (by_hand::applies(args.x, args.x.size(1)) && args.w1.size(1) % fused::kLanes == 0) return by_hand::experts(args);
   const int64_t k = args.ids.size(1), n_experts = args.w1.size(0);
   const Tensor flat = args.ids.flatten();
-  const Tensor order =
-      std::get<1>(torch::sort(flat, /*stable=*/true, /*dim=*/0, /*descending=*/false));
+  const Tensor order = std::get<1>(torch::sort(flat, /*stable=*/true, /*dim=*/0, /*descending=*/false));
   ExpertsOut out;
   out.counts = torch::bincount(flat, {}, n_experts);
   const Tensor counts = out.counts.to(torch::kCPU);
@@ -407,14 +378,12 @@ ExpertsOut experts(const Experts& args) {
     const Tensor slots = order.narrow(0, begin, n), rows = slots.div(k, "floor");
     begin += n;
     const Tensor x = args.x.index_select(0, rows);
-    const Tensor gate = round(train::linear(x, args.w1[e])),
-                 up = round(train::linear(x, args.w3[e]));
+    const Tensor gate = round(train::linear(x, args.w1[e])), up = round(train::linear(x, args.w3[e]));
     Tensor h = swiglu(gate, up, slot_weights.index_select(0, slots), args.limit);
     if (args.quantise) h = quantise_fp8(round(h), 128);
     y = y.index_add(0, rows, round(train::linear(h, args.w2[e])));
     if (args.limit > 0)
-      clamped =
-          clamped + (gate.detach() > args.limit).logical_or(up.detach().abs() > args.limit).sum();
+      clamped = clamped + (gate.detach() > args.limit).logical_or(up.detach().abs() > args.limit).sum();
   }
   out.y = y;
   out.clamped = clamped / static_cast<double>(flat.numel() * args.w1.size(1));

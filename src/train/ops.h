@@ -44,15 +44,14 @@ struct Blocks {
   static Blocks make(const Packing& packing, int64_t ratio);
 
   int64_t ratio = 0, c = 0;
-  int64_t width = 0;    // most entries of a batch row: columns of index scores and attention mass
-  torch::Tensor first;  // int64 [c]: flat row of the block's first token
+  int64_t width = 0;           // most entries of a batch row: columns of index scores and attention mass
+  torch::Tensor first;         // int64 [c]: flat row of the block's first token
   torch::Tensor has_previous;  // bool [c]
   torch::Tensor positions;     // int64 [c]: of the first token
   torch::Tensor begin, count;  // int64 [n]: a token sees entries [begin, begin + count)
-  torch::Tensor
-      row_begin;  // int64 [b]: first entry of a batch row; its entries are the columns 0, 1, ...
-  torch::Tensor columns;  // int64 [b, width]: entry of a column; 0 where there is none
-  torch::Tensor visible;  // bool [n, width]
+  torch::Tensor row_begin;     // int64 [b]: first entry of a batch row; its entries are the columns 0, 1, ...
+  torch::Tensor columns;       // int64 [b, width]: entry of a column; 0 where there is none
+  torch::Tensor visible;       // bool [n, width]
 };
 
 // Cosines and sines of the rotated pairs, [rows, rd / 2]; made from the official float32
@@ -90,16 +89,14 @@ struct HcSplit {
   torch::Tensor post;  // [n, hc]
   torch::Tensor comb;  // [n, hc, hc], source x destination
 };
-HcSplit hc_pre(const torch::Tensor& streams, const HyperConnection& hc,
-               const checkpoint::ModelConfig& config);
+HcSplit hc_pre(const torch::Tensor& streams, const HyperConnection& hc, const checkpoint::ModelConfig& config);
 torch::Tensor hc_post(const torch::Tensor& o, const torch::Tensor& streams, const HcSplit& split);
-torch::Tensor hc_head(const torch::Tensor& streams, const HyperConnection& hc,
-                      const checkpoint::ModelConfig& config);
+torch::Tensor hc_head(const torch::Tensor& streams, const HyperConnection& hc, const checkpoint::ModelConfig& config);
 
 // Softmax pooling: values, gates [n, w], ape [ratio, w] -> [c, w / 2] with overlap (ratio 4), else
 // [c, w].
-torch::Tensor pool(const torch::Tensor& values, const torch::Tensor& gates,
-                   const torch::Tensor& ape, const Blocks& blocks);
+torch::Tensor pool(const torch::Tensor& values, const torch::Tensor& gates, const torch::Tensor& ape,
+                   const Blocks& blocks);
 
 // Attention of every token to its window and entries, with sinks, shared keys and values; before
 // the inverse rotation.
@@ -116,24 +113,21 @@ struct Attend {
   bool rounds = false;  // the weights that meet the values are BF16, as the release computes
 };
 struct Attended {
-  torch::Tensor o;  // [n, h, hd]
-  torch::Tensor
-      mass;  // [n, width]: attention on each entry, summed over heads; detached; if wanted
+  torch::Tensor o;          // [n, h, hd]
+  torch::Tensor mass;       // [n, width]: attention on each entry, summed over heads; detached; if wanted
   torch::Tensor sink_mass;  // scalar: mean over tokens and heads; detached
 };
 Attended attend(const Attend& args);
 
 // Indexer. q: [n, ih, id], keys: [c, id], w: [n, ih] -> scores [n, width]; columns that are not
 // visible hold 0. rounds: products and sums to BF16 as the release does, which makes ties.
-torch::Tensor index_scores(const torch::Tensor& q, const torch::Tensor& keys,
-                           const torch::Tensor& w, const Packing& packing, const Blocks& blocks,
-                           bool rounds = false);
+torch::Tensor index_scores(const torch::Tensor& q, const torch::Tensor& keys, const torch::Tensor& w,
+                           const Packing& packing, const Blocks& blocks, bool rounds = false);
 // The k largest visible scores of a row (equal: smaller column), as bool [n, width]. No gradient.
 torch::Tensor select_entries(const torch::Tensor& scores, const Blocks& blocks, int64_t k);
 // mean over tokens with a chosen entry of KL(mass normalised over the chosen || softmax of the
 // scores over them).
-torch::Tensor index_kl(const torch::Tensor& scores, const torch::Tensor& mass,
-                       const torch::Tensor& chosen);
+torch::Tensor index_kl(const torch::Tensor& scores, const torch::Tensor& mass, const torch::Tensor& chosen);
 torch::Tensor hadamard(const torch::Tensor& x);  // over the last dimension, scaled by its size^-1/2
 
 // Routing: the affinities s = sqrt(softplus(u)) of all experts, and the weights of the chosen,
@@ -142,8 +136,7 @@ torch::Tensor sqrt_softplus(const torch::Tensor& u);
 torch::Tensor route_weights(const torch::Tensor& scores, const torch::Tensor& ids,
                             double scale);  // [n, k]
 // h = silu(min(g, limit)) clamp(u, -limit, limit) w; w [rows] or undefined: 1. limit 0: none.
-torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& up, const torch::Tensor& w,
-                     double limit);
+torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& up, const torch::Tensor& w, double limit);
 
 // The routed experts' sum. x: [n, d]; ids int64 [n, k]; weights [n, k]; w1, w3: [e, m, d]; w2: [e,
 // d, m].

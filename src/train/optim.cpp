@@ -15,8 +15,7 @@ namespace {
 // "layers.12.attn.wq_a.weight" -> block 12, "attn.wq_a.weight"; blocks of the draft follow the main
 // layers. Outside the blocks: -1 and the whole name.
 std::pair<int, std::string_view> split_block(std::string_view name, int n_layers) {
-  for (const auto& [prefix, first] :
-       {std::pair<std::string_view, int>{"layers.", 0}, {"mtp.", n_layers}}) {
+  for (const auto& [prefix, first] : {std::pair<std::string_view, int>{"layers.", 0}, {"mtp.", n_layers}}) {
     if (!name.starts_with(prefix)) continue;
     int index = 0;
     const char* begin = name.data() + prefix.size();
@@ -39,8 +38,7 @@ torch::Tensor rows_of(const torch::Tensor& tensor, const Piece& piece) {
 
 }  // namespace
 
-Result<Placement> placement(std::string_view name, at::IntArrayRef shape,
-                            const checkpoint::ModelConfig& config) {
+Result<Placement> placement(std::string_view name, at::IntArrayRef shape, const checkpoint::ModelConfig& config) {
   const auto [block, local] = split_block(name, config.n_layers);
   Placement placement;
   const auto ends = [local = local](std::string_view suffix) { return local.ends_with(suffix); };
@@ -53,17 +51,15 @@ Result<Placement> placement(std::string_view name, at::IntArrayRef shape,
     return placement;
   }
   static constexpr std::string_view kMatrices[] = {
-      "wq_a.weight",   "wq_b.weight",  "wkv.weight",          "wo_a.weight",
-      "wo_b.weight",   "wgate.weight", "weights_proj.weight", "gate.weight",
-      "w1.weight",     "w2.weight",    "w3.weight",           "e_proj.weight",
-      "h_proj.weight", "hc_attn_fn",   "hc_ffn_fn",           "hc_head_fn"};
-  const std::string_view last = local.substr(
-      local.ends_with(".weight") ? local.rfind('.', local.size() - 8) + 1 : local.rfind('.') + 1);
+      "wq_a.weight",         "wq_b.weight", "wkv.weight", "wo_a.weight", "wo_b.weight", "wgate.weight",
+      "weights_proj.weight", "gate.weight", "w1.weight",  "w2.weight",   "w3.weight",   "e_proj.weight",
+      "h_proj.weight",       "hc_attn_fn",  "hc_ffn_fn",  "hc_head_fn"};
+  const std::string_view last =
+      local.substr(local.ends_with(".weight") ? local.rfind('.', local.size() - 8) + 1 : local.rfind('.') + 1);
   const bool stacked = shape.size() == 3 && local.starts_with("ffn.experts.w");
   if ((shape.size() != 2 && !stacked) ||
       std::find(std::begin(kMatrices), std::end(kMatrices), last) == std::end(kMatrices))
-    return Error{Code::kUnsupported,
-                 fmt::format("{}: the optimiser has no rule for this tensor", name)};
+    return Error{Code::kUnsupported, fmt::format("{}: the optimiser has no rule for this tensor", name)};
 
   placement.rule = Rule::kMuon;
   const int64_t rows = shape[0], hc = config.hc_mult;
@@ -72,15 +68,13 @@ Result<Placement> placement(std::string_view name, at::IntArrayRef shape,
     placement.pieces = equal_pieces(rows, config.o_groups);
   } else if (local.find("compressor.") != std::string_view::npos &&
              (local.find("indexer.") != std::string_view::npos || config.ratio(block) == 4)) {
-    placement.pieces =
-        equal_pieces(rows, 2);  // overlapping: halves of the next block and of the own
+    placement.pieces = equal_pieces(rows, 2);  // overlapping: halves of the next block and of the own
   } else if (last == "hc_attn_fn" || last == "hc_ffn_fn") {
     placement.pieces = {{0, hc, -1}, {hc, 2 * hc, -1}, {2 * hc, rows, -1}};  // pre, post, comb
   } else if (stacked) {
     placement.block = block;
     placement.pieces = equal_pieces(rows * shape[1], rows);
-    for (size_t e = 0; e < placement.pieces.size(); ++e)
-      placement.pieces[e].expert = static_cast<int>(e);
+    for (size_t e = 0; e < placement.pieces.size(); ++e) placement.pieces[e].expert = static_cast<int>(e);
   } else if (local.starts_with("ffn.experts.")) {
     placement.block = block;
     const std::string_view number = local.substr(12);
@@ -103,8 +97,7 @@ torch::Tensor newton_schulz(const torch::Tensor& x, int steps) {
   return tall ? y.transpose(1, 2) : y;
 }
 
-Result<Optimiser> Optimiser::create(std::vector<Named> parameters,
-                                    const checkpoint::ModelConfig& config,
+Result<Optimiser> Optimiser::create(std::vector<Named> parameters, const checkpoint::ModelConfig& config,
                                     const OptimiserOptions& options) {
   Optimiser optimiser;
   optimiser.options_ = options;
@@ -126,8 +119,7 @@ Result<Optimiser> Optimiser::create(std::vector<Named> parameters,
     }
     torch::NoGradGuard no_grad;
     optimiser.first_.push_back(torch::zeros_like(parameter.tensor));
-    optimiser.second_.push_back(placed.rule == Rule::kMuon ? torch::Tensor()
-                                                           : torch::zeros_like(parameter.tensor));
+    optimiser.second_.push_back(placed.rule == Rule::kMuon ? torch::Tensor() : torch::zeros_like(parameter.tensor));
     optimiser.placements_.push_back(std::move(placed));
   }
   // Bounded pieces of work: a batch's temporaries are some six times its matrices.
@@ -161,8 +153,7 @@ void Optimiser::step(double learning_rate, const std::vector<torch::Tensor>& exp
 void Optimiser::step_muon(double learning_rate, const std::vector<std::vector<int64_t>>& counts) {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const torch::Tensor& gradient = parameters_[i].tensor.grad();
-    if (placements_[i].rule == Rule::kMuon && gradient.defined())
-      first_[i].mul_(options_.momentum).add_(gradient);
+    if (placements_[i].rule == Rule::kMuon && gradient.defined()) first_[i].mul_(options_.momentum).add_(gradient);
   }
   for (const Batch& batch : batches_) {
     std::vector<torch::Tensor> directions;
@@ -173,12 +164,9 @@ void Optimiser::step_muon(double learning_rate, const std::vector<std::vector<in
       if (!gradient.defined()) continue;
       // Orthogonalisation has no scale: without this an expert nobody chose would take a full step.
       const auto block = static_cast<size_t>(matrix.block);
-      if (piece.expert >= 0 && block < counts.size() &&
-          counts[block][static_cast<size_t>(piece.expert)] == 0)
-        continue;
-      const torch::Tensor nesterov = rows_of(first_[matrix.parameter], piece)
-                                         .mul(options_.momentum)
-                                         .add_(rows_of(gradient, piece));
+      if (piece.expert >= 0 && block < counts.size() && counts[block][static_cast<size_t>(piece.expert)] == 0) continue;
+      const torch::Tensor nesterov =
+          rows_of(first_[matrix.parameter], piece).mul(options_.momentum).add_(rows_of(gradient, piece));
       directions.push_back(nesterov.size(0) > nesterov.size(1) ? nesterov.t() : nesterov);
       moved.push_back(&matrix);
     }

@@ -40,13 +40,12 @@ struct Piece {
 struct Placement {
   Rule rule = Rule::kAdamW;
   std::vector<Piece> pieces;  // Muon's
-  int block = -1;  // of routed experts: index into the expert counts (main layers, then MTP blocks)
+  int block = -1;             // of routed experts: index into the expert counts (main layers, then MTP blocks)
 };
 
 // By release name; routed experts one by one (ffn.experts.3.w1.weight) or stacked [e, rows, cols]
 // (ffn.experts.w1.weight). kUnsupported: a name that the table of A.2 does not place.
-Result<Placement> placement(std::string_view name, at::IntArrayRef shape,
-                            const checkpoint::ModelConfig& config);
+Result<Placement> placement(std::string_view name, at::IntArrayRef shape, const checkpoint::ModelConfig& config);
 
 // X [k, n, m] -> the nearest (semi-)orthogonal matrices; zero stays zero. steps <= 8 runs the first
 // kind only.
@@ -61,8 +60,7 @@ struct OptimiserOptions {
 class Optimiser {
  public:
   // The tensors keep their order and stay the caller's; they are changed in place.
-  static Result<Optimiser> create(std::vector<Named> parameters,
-                                  const checkpoint::ModelConfig& config,
+  static Result<Optimiser> create(std::vector<Named> parameters, const checkpoint::ModelConfig& config,
                                   const OptimiserOptions& options);
 
   // One step from the gradients in .grad(); a tensor without one stays as it is.

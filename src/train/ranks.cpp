@@ -31,8 +31,7 @@ Result<Ranks> Ranks::join(int rank, int size, const std::string& store_file) {
     ranks.group_->gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, options);
     return ranks;
   } catch (const std::exception& error) {
-    return Error{Code::kIo, fmt::format("rank {} of {}: cannot join the others: {}", rank, size,
-                                        error.what())};
+    return Error{Code::kIo, fmt::format("rank {} of {}: cannot join the others: {}", rank, size, error.what())};
   }
 }
 
@@ -45,8 +44,7 @@ Status Ranks::sum(torch::Tensor& values) const {
     group_->gloo->allreduce(list)->wait();
     return {};
   } catch (const std::exception& error) {
-    return Error{Code::kIo, fmt::format("rank {} of {}: a sum over the ranks failed: {}", rank_,
-                                        size_, error.what())};
+    return Error{Code::kIo, fmt::format("rank {} of {}: a sum over the ranks failed: {}", rank_, size_, error.what())};
   }
 }
 

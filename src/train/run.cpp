@@ -38,9 +38,7 @@ void catch_signals() {
   sigaction(SIGTERM, &action, nullptr);
 }
 
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 std::string duration(double seconds) {
   const auto s = static_cast<int64_t>(seconds);
@@ -61,8 +59,7 @@ class Log {
         if (end == std::string::npos) break;  // cut off by a crash
         const auto line = json::parse(std::string_view(text).substr(begin, end - begin));
         const json::Value* at = line.ok() ? line.value().find("step") : nullptr;
-        if (at && at->is_number() && at->to_int64().value_or(step) < step)
-          kept += text.substr(begin, end + 1 - begin);
+        if (at && at->is_number() && at->to_int64().value_or(step) < step) kept += text.substr(begin, end + 1 - begin);
         begin = end + 1;
       }
     }
@@ -72,9 +69,7 @@ class Log {
     if (!log.file_) return Error{Code::kIo, path + ": cannot write"};
     return log;
   }
-  void write(const json::Object& line) {
-    file_ << json::dump(json::Value(line)) << '\n' << std::flush;
-  }
+  void write(const json::Object& line) { file_ << json::dump(json::Value(line)) << '\n' << std::flush; }
 
  private:
   std::ofstream file_;
@@ -115,15 +110,12 @@ class Progress {
     if (terminal_ ? seconds_since(shown_) < 0.2 : seconds_since(shown_) < 30) return;
     shown_ = Clock::now();
     fmt::print(stderr, "{}step {} of {}  {}  loss {:.4f}  norm {:.2f}  {:.0f} tokens/s  {} left{}",
-               terminal_ ? "\r" : "", report.step + 1, total_, report.stage, report.loss,
-               report.gradient_norm, rate * static_cast<double>(tokens_per_step_),
-               duration(static_cast<double>(total_ - report.step - 1) / rate),
-               terminal_ ? "\x1b[K" : "\n");
+               terminal_ ? "\r" : "", report.step + 1, total_, report.stage, report.loss, report.gradient_norm,
+               rate * static_cast<double>(tokens_per_step_),
+               duration(static_cast<double>(total_ - report.step - 1) / rate), terminal_ ? "\x1b[K" : "\n");
     std::fflush(stderr);
   }
-  void line(const std::string& text) const {
-    fmt::print(stderr, "{}{}\n", terminal_ ? "\r\x1b[K" : "", text);
-  }
+  void line(const std::string& text) const { fmt::print(stderr, "{}{}\n", terminal_ ? "\r\x1b[K" : "", text); }
 
  private:
   int64_t total_, tokens_per_step_, n_ = 0;
@@ -143,8 +135,7 @@ Result<std::vector<pid_t>> start_ranks(int n) {
   std::vector<pid_t> children;
   for (int rank = 1; rank < n; ++rank) {
     const pid_t child = fork();
-    if (child < 0)
-      return Error{Code::kIo, fmt::format("cannot start rank {}: {}", rank, std::strerror(errno))};
+    if (child < 0) return Error{Code::kIo, fmt::format("cannot start rank {}: {}", rank, std::strerror(errno))};
     if (child == 0) {
       setenv("RANK", std::to_string(rank).c_str(), 1);
       setenv("WORLD_SIZE", std::to_string(n).c_str(), 1);
@@ -161,8 +152,8 @@ Result<int> integer_from_environment(const char* name, int least, int most) {
   char* end = nullptr;
   const long value = text ? strtol(text, &end, 10) : -1;
   if (!text || end == text || *end || value < least || value > most)
-    return Error{Code::kInvalid, fmt::format("{}: expected an integer from {} to {}, found {}",
-                                             name, least, most, text ? text : "nothing")};
+    return Error{Code::kInvalid, fmt::format("{}: expected an integer from {} to {}, found {}", name, least, most,
+                                             text ? text : "nothing")};
   return static_cast<int>(value);
 }
 
@@ -190,51 +181,43 @@ Status train(const RunOptions& options, int rank, int size) {
   if (first) {
     log = HADAL_TRY(Log::open(options.directory + "/log.jsonl", trainer.n_done()));
     int64_t parameters = 0;
-    for (const Named& parameter : trainer.optimiser().parameters())
-      parameters += parameter.tensor.numel();
+    for (const Named& parameter : trainer.optimiser().parameters()) parameters += parameter.tensor.numel();
     progress.line(fmt::format("{} parameters, {} steps{}; {}, {} process{}", parameters, total,
-                              resumed ? fmt::format(", resumed at {}", trainer.n_done()) : "",
-                              runtime, size, size == 1 ? "" : "es"));
+                              resumed ? fmt::format(", resumed at {}", trainer.n_done()) : "", runtime, size,
+                              size == 1 ? "" : "es"));
   }
   const auto evaluate = [&] {
     if (!first) return;
     const Trainer::Evaluation evaluation = trainer.evaluate(trainer.run().evaluate_rows);
     log->write(evaluation_line(trainer.n_done() - 1, evaluation));
-    progress.line(fmt::format("step {}: held-out loss {:.4f}{}", trainer.n_done(), evaluation.loss,
-                              recall_text(evaluation)));
+    progress.line(
+        fmt::format("step {}: held-out loss {:.4f}{}", trainer.n_done(), evaluation.loss, recall_text(evaluation)));
   };
   int skipped = 0;
   while (trainer.n_done() < total) {
     const StepReport report = HADAL_TRY(trainer.step());
     if (first) {
       json::Object line = report.to_json();
-      line.emplace_back("tokens_per_second", static_cast<double>(trainer.run().tokens_per_step) /
-                                                 std::max(1e-9, report.seconds));
+      line.emplace_back("tokens_per_second",
+                        static_cast<double>(trainer.run().tokens_per_step) / std::max(1e-9, report.seconds));
       log->write(line);
       progress.step(report);
       if (report.skipped)
-        progress.line(fmt::format("step {}: skipped, gradient norm {}", report.step + 1,
-                                  report.gradient_norm));
+        progress.line(fmt::format("step {}: skipped, gradient norm {}", report.step + 1, report.gradient_norm));
     }
     skipped = report.skipped ? skipped + 1 : 0;
     if (skipped == 3)
-      return Error{
-          Code::kInvalid,
-          fmt::format(
-              "step {}: three steps in a row with a gradient out of bounds ({}); the states "
-              "in {} are from before",
-              report.step + 1, report.gradient_norm, states)};
+      return Error{Code::kInvalid,
+                   fmt::format("step {}: three steps in a row with a gradient out of bounds ({}); the states "
+                               "in {} are from before",
+                               report.step + 1, report.gradient_norm, states)};
     const int64_t done = trainer.n_done();
     if (done % trainer.run().evaluate_every == 0 || done == total) evaluate();
-    const bool stop =
-        HADAL_TRY(agreed(ranks, stop_requested || (options.max_seconds > 0 &&
-                                                   seconds_since(start) > options.max_seconds)));
-    if (first && (stop || done == total || done % trainer.run().save_every == 0))
-      HADAL_TRY(trainer.save(states));
+    const bool stop = HADAL_TRY(
+        agreed(ranks, stop_requested || (options.max_seconds > 0 && seconds_since(start) > options.max_seconds)));
+    if (first && (stop || done == total || done % trainer.run().save_every == 0)) HADAL_TRY(trainer.save(states));
     if (stop && done < total) {
-      if (first)
-        progress.line(
-            fmt::format("stopped after step {} of {}; the same command goes on", done, total));
+      if (first) progress.line(fmt::format("stopped after step {} of {}; the same command goes on", done, total));
       return {};
     }
   }
@@ -262,9 +245,7 @@ Status run(const RunOptions& options) {
   std::vector<pid_t> children;
   if (rank == 0) {
     std::filesystem::create_directories(options.directory, error);
-    if (error)
-      return Error{Code::kIo,
-                   fmt::format("{}: cannot create: {}", options.directory, error.message())};
+    if (error) return Error{Code::kIo, fmt::format("{}: cannot create: {}", options.directory, error.message())};
     if (options.restart)
       for (const char* name : {"/states", "/model", "/log.jsonl"})
         std::filesystem::remove_all(options.directory + name, error);

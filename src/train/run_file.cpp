@@ -57,8 +57,7 @@ class Fields {
   Fields object(std::string_view key) {  // absent: empty
     static const json::Value kEmpty{json::Object{}};
     const json::Value* value = take(key);
-    return {value ? *value : kEmpty,
-            where_.empty() ? std::string(key) : fmt::format("{}.{}", where_, key)};
+    return {value ? *value : kEmpty, where_.empty() ? std::string(key) : fmt::format("{}.{}", where_, key)};
   }
   void fail(std::string_view key, const std::string& expected, const json::Value* found) {
     if (!error_.empty()) return;
@@ -67,8 +66,7 @@ class Fields {
     name += key;
     std::string shown = found ? json::dump(*found) : "nothing";
     if (shown.size() > 60) shown.replace(57, std::string::npos, "...");
-    error_ =
-        fmt::format("{}: expected {}, found {}", name.empty() ? "the file" : name, expected, shown);
+    error_ = fmt::format("{}: expected {}, found {}", name.empty() ? "the file" : name, expected, shown);
   }
   void fail(std::string_view key, const std::string& expected, const json::Value& found) {
     fail(key, expected, &found);
@@ -77,8 +75,7 @@ class Fields {
   Status finish() {
     if (error_.empty())
       for (const auto& [key, value] : object_.as_object())
-        if (!known_.contains(key))
-          error_ = fmt::format("{}{}{}: no such key", where_, where_.empty() ? "" : ".", key);
+        if (!known_.contains(key)) error_ = fmt::format("{}{}{}: no such key", where_, where_.empty() ? "" : ".", key);
     if (error_.empty()) return {};
     return Error{Code::kInvalid, error_};
   }
@@ -89,8 +86,7 @@ class Fields {
   std::set<std::string> known_;
 };
 
-Result<Stage> parse_stage(const json::Value& value, const std::string& where, const RunFile& run,
-                          double bias_speed) {
+Result<Stage> parse_stage(const json::Value& value, const std::string& where, const RunFile& run, double bias_speed) {
   Fields fields(value, where);
   Stage stage;
   stage.name = fields.text("name", where);
@@ -105,12 +101,10 @@ Result<Stage> parse_stage(const json::Value& value, const std::string& where, co
   stage.bias_speed = fields.number("bias_speed", bias_speed, 0, 1);
   HADAL_TRY(fields.finish());
   if (run.tokens_per_step % stage.length != 0)
-    return Error{Code::kInvalid,
-                 fmt::format("{}.length: expected a divisor of tokens_per_step, {}, found {}",
-                             where, run.tokens_per_step, stage.length)};
+    return Error{Code::kInvalid, fmt::format("{}.length: expected a divisor of tokens_per_step, {}, found {}", where,
+                                             run.tokens_per_step, stage.length)};
   if (!run.data.contains(stage.data))
-    return Error{Code::kInvalid,
-                 fmt::format("{}.data: expected a name in data, found {}", where, stage.data)};
+    return Error{Code::kInvalid, fmt::format("{}.data: expected a name in data, found {}", where, stage.data)};
   return stage;
 }
 
@@ -142,8 +136,7 @@ Result<RunFile> parse(const json::Value& root) {
   run.evaluate_rows = static_cast<int>(fields.integer("evaluate_rows", 64, 1, 1 << 16));
   run.tokenizer = fields.text("tokenizer", "");
   const std::string format = fields.text("export", "f32");
-  if (format != "f32" && format != "bf16")
-    fields.fail("export", "f32 or bf16", root.find("export"));
+  if (format != "f32" && format != "bf16") fields.fail("export", "f32 or bf16", root.find("export"));
   run.export_bf16 = format == "bf16";
 
   Fields init = fields.object("init");
@@ -165,8 +158,7 @@ Result<RunFile> parse(const json::Value& root) {
     if (right)
       for (const json::Value& value : distances->as_array()) {
         const auto number = value.is_number() ? value.to_int64() : std::nullopt;
-        right = right && number && *number < 1 << 24 &&
-                *number > (run.distances.empty() ? 0 : run.distances.back());
+        right = right && number && *number < 1 << 24 && *number > (run.distances.empty() ? 0 : run.distances.back());
         if (right) run.distances.push_back(static_cast<int>(*number));
       }
     if (!right) fields.fail("distances", "an array of ascending positive integers", distances);
@@ -183,14 +175,12 @@ Result<RunFile> parse(const json::Value& root) {
     }
   }
   const json::Value* stages = fields.take("stages");
-  if (!stages || !stages->is_array() || stages->as_array().empty())
-    fields.fail("stages", "an array of stages", stages);
+  if (!stages || !stages->is_array() || stages->as_array().empty()) fields.fail("stages", "an array of stages", stages);
   HADAL_TRY(fields.finish());
   HADAL_TRY(init.finish());
   HADAL_TRY(optimiser.finish());
   for (size_t i = 0; i < stages->as_array().size(); ++i)
-    run.stages.push_back(HADAL_TRY(
-        parse_stage(stages->as_array()[i], fmt::format("stages[{}]", i), run, bias_speed)));
+    run.stages.push_back(HADAL_TRY(parse_stage(stages->as_array()[i], fmt::format("stages[{}]", i), run, bias_speed)));
   return run;
 }
 
@@ -215,8 +205,7 @@ double RunFile::learning_rate_at(int64_t step) const {
   if (step < warmup) rate *= static_cast<double>(step + 1) / static_cast<double>(warmup);
   const auto total = static_cast<double>(n_steps()), first = decay_from * total;
   if (static_cast<double>(step) > first) {
-    const double share =
-        std::min(1.0, (static_cast<double>(step) - first) / std::max(1.0, total - 1 - first));
+    const double share = std::min(1.0, (static_cast<double>(step) - first) / std::max(1.0, total - 1 - first));
     rate *= final_rate + (1 - final_rate) * 0.5 * (1 + std::cos(std::numbers::pi * share));
   }
   return rate;
@@ -230,8 +219,6 @@ Result<RunFile> parse_run(std::string_view text, const std::string& file) {
   return run;
 }
 
-Result<RunFile> read_run(const std::string& path) {
-  return parse_run(HADAL_TRY(read_file(path, 1 << 22)), path);
-}
+Result<RunFile> read_run(const std::string& path) { return parse_run(HADAL_TRY(read_file(path, 1 << 22)), path); }
 
 }  // namespace hadal::train

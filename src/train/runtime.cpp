@@ -72,8 +72,7 @@ void restart_with_blas_core() {
 
 Result<std::string> prepare_runtime(int threads) {
   torch::set_num_threads(threads);
-  const auto set_blas_threads =
-      reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "openblas_set_num_threads"));
+  const auto set_blas_threads = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "openblas_set_num_threads"));
   if (set_blas_threads) set_blas_threads(threads);
   // Each step allocates and frees the same large blocks: without this the kernel zeroes them anew
   // every time.
@@ -83,15 +82,12 @@ Result<std::string> prepare_runtime(int threads) {
   const std::string core = blas_core();
   constexpr double kLeast = 6;  // the reference BLAS reaches 3, the oldest of OpenBLAS's cores 12
   if (rate < kLeast)
-    return Error{
-        Code::kUnsupported,
-        fmt::format(
-            "matrix products: expected at least {} GFLOP per second, found {:.1f} ({}): install "
-            "libopenblas0-pthread",
-            kLeast, rate, core.empty() ? "not OpenBLAS" : "OpenBLAS core " + core)};
-  return fmt::format("{}, {:.0f} GFLOP per CPU second on {} thread{}",
-                     core.empty() ? "BLAS" : "OpenBLAS core " + core, rate, threads,
-                     threads == 1 ? "" : "s");
+    return Error{Code::kUnsupported,
+                 fmt::format("matrix products: expected at least {} GFLOP per second, found {:.1f} ({}): install "
+                             "libopenblas0-pthread",
+                             kLeast, rate, core.empty() ? "not OpenBLAS" : "OpenBLAS core " + core)};
+  return fmt::format("{}, {:.0f} GFLOP per CPU second on {} thread{}", core.empty() ? "BLAS" : "OpenBLAS core " + core,
+                     rate, threads, threads == 1 ? "" : "s");
 }
 
 }  // namespace hadal::train

@@ -37,12 +37,11 @@ std::vector<Named> all_weights(const Twin& twin) {
 }
 
 // Mean loss per unit of weight, summed: sum of w * -log p[target].
-torch::Tensor weighted_loss(const torch::Tensor& logits, const torch::Tensor& targets,
-                            const torch::Tensor& weights) {
+torch::Tensor weighted_loss(const torch::Tensor& logits, const torch::Tensor& targets, const torch::Tensor& weights) {
   const int64_t vocab = logits.size(-1);
-  const torch::Tensor losses = torch::nn::functional::cross_entropy(
-      logits.reshape({-1, vocab}), targets.reshape({-1}),
-      torch::nn::functional::CrossEntropyFuncOptions().reduction(torch::kNone));
+  const torch::Tensor losses =
+      torch::nn::functional::cross_entropy(logits.reshape({-1, vocab}), targets.reshape({-1}),
+                                           torch::nn::functional::CrossEntropyFuncOptions().reduction(torch::kNone));
   return (losses * weights.reshape({-1})).sum();
 }
 
@@ -61,17 +60,12 @@ struct Saved {
 std::vector<Saved> states_in(const std::string& directory) {
   std::vector<Saved> states;
   std::error_code error;
-  for (std::filesystem::directory_iterator it(directory, error), end; !error && it != end;
-       it.increment(error)) {
+  for (std::filesystem::directory_iterator it(directory, error), end; !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
-    if (name.empty() || name.find_first_not_of("0123456789") != std::string::npos ||
-        name.size() > 18)
-      continue;
-    if (file_exists(it->path().string() + "/config.json"))
-      states.push_back({std::stoll(name), it->path().string()});
+    if (name.empty() || name.find_first_not_of("0123456789") != std::string::npos || name.size() > 18) continue;
+    if (file_exists(it->path().string() + "/config.json")) states.push_back({std::stoll(name), it->path().string()});
   }
-  std::sort(states.begin(), states.end(),
-            [](const Saved& a, const Saved& b) { return a.step < b.step; });
+  std::sort(states.begin(), states.end(), [](const Saved& a, const Saved& b) { return a.step < b.step; });
   return states;
 }
 
@@ -88,17 +82,15 @@ Dtype stored_dtype(const torch::Tensor& tensor) {
 
 // Rows of a contiguous CPU tensor as they lie.
 checkpoint::CheckpointWriter::Producer bytes_of(torch::Tensor tensor, int64_t row_bytes) {
-  return
-      [tensor = std::move(tensor), row_bytes](int64_t first, int64_t n, std::byte* rows) -> Status {
-        std::memcpy(rows, static_cast<const std::byte*>(tensor.data_ptr()) + first * row_bytes,
-                    static_cast<size_t>(n * row_bytes));
-        return {};
-      };
+  return [tensor = std::move(tensor), row_bytes](int64_t first, int64_t n, std::byte* rows) -> Status {
+    std::memcpy(rows, static_cast<const std::byte*>(tensor.data_ptr()) + first * row_bytes,
+                static_cast<size_t>(n * row_bytes));
+    return {};
+  };
 }
 
 checkpoint::CheckpointWriter::Producer bf16_of(torch::Tensor tensor, int64_t row_elements) {
-  return [tensor = std::move(tensor), row_elements](int64_t first, int64_t n,
-                                                    std::byte* rows) -> Status {
+  return [tensor = std::move(tensor), row_elements](int64_t first, int64_t n, std::byte* rows) -> Status {
     const float* values = tensor.data_ptr<float>() + first * row_elements;
     for (int64_t i = 0; i < n * row_elements; ++i) {
       const bf16 rounded = to_bf16(values[i]);
@@ -143,14 +135,11 @@ Result<Trainer> Trainer::create(RunFile run, const std::string& from, const Rank
           return list;
         };
         if (shapes(wanted) != shapes(twin->config()))
-          return Error{
-              Code::kInvalid,
-              from + ": expected the tensors of the run's model, found another architecture"};
+          return Error{Code::kInvalid, from + ": expected the tensors of the run's model, found another architecture"};
       }
       run.model = own;
     } else {
-      if (run.model.is_null())
-        return Error{Code::kInvalid, "model: expected a config (or --from DIR), found nothing"};
+      if (run.model.is_null()) return Error{Code::kInvalid, "model: expected a config (or --from DIR), found nothing"};
       const auto config = HADAL_TRY(checkpoint::parse_config(json::dump(run.model), "model"));
       twin = std::make_shared<Twin>(config, config.n_mtp_layers > 0);
       initialise(all_weights(*twin), config, run.init, run.seed);
@@ -163,28 +152,23 @@ Result<Trainer> Trainer::create(RunFile run, const std::string& from, const Rank
   for (const auto& [name, description] : trainer.run_.data) {
     auto source = HADAL_TRY(data::open_source(description, "data." + name));
     if (source->vocabulary() > trainer.twin_->config().vocab_size)
-      return Error{Code::kInvalid,
-                   fmt::format("data.{}: expected ids below the model's vocabulary of {}, found {}",
-                               name, trainer.twin_->config().vocab_size, source->vocabulary())};
+      return Error{Code::kInvalid, fmt::format("data.{}: expected ids below the model's vocabulary of {}, found {}",
+                                               name, trainer.twin_->config().vocab_size, source->vocabulary())};
     trainer.sources_[name] = std::move(source);
   }
   for (const Stage& stage : trainer.run_.stages) {
     const int64_t rows = trainer.run_.tokens_per_step / stage.length;
     if (rows % trainer.ranks_->size() != 0)
-      return Error{Code::kInvalid,
-                   fmt::format("stage {}: expected rows per step that {} ranks can share, found {}",
-                               stage.name, trainer.ranks_->size(), rows)};
+      return Error{Code::kInvalid, fmt::format("stage {}: expected rows per step that {} ranks can share, found {}",
+                                               stage.name, trainer.ranks_->size(), rows)};
     if (stage.mtp_weight > 0 && !trainer.twin_->has_mtp())
-      return Error{
-          Code::kInvalid,
-          fmt::format("stage {}: mtp: expected 0 for a model without an MTP block, found {}",
-                      stage.name, stage.mtp_weight)};
+      return Error{Code::kInvalid, fmt::format("stage {}: mtp: expected 0 for a model without an MTP block, found {}",
+                                               stage.name, stage.mtp_weight)};
   }
   return trainer;
 }
 
-Trainer::Rows Trainer::rows(const Stage& stage, uint64_t seed, int64_t step, int64_t first,
-                            int64_t n) const {
+Trainer::Rows Trainer::rows(const Stage& stage, uint64_t seed, int64_t step, int64_t first, int64_t n) const {
   const int64_t length = stage.length;
   Rows rows;
   rows.batch.tokens = torch::empty({n, length}, torch::kInt64);
@@ -203,8 +187,7 @@ Trainer::Rows Trainer::rows(const Stage& stage, uint64_t seed, int64_t step, int
       documents[i] = row.documents[i];
       weights[i] = row.weights[i];
       // Position i's MTP row foretells token i + 2, whose loss weight stands at i + 1.
-      if (i + 2 < static_cast<size_t>(length) && row.documents[i + 2] == row.documents[i])
-        mtp[i] = row.weights[i + 1];
+      if (i + 2 < static_cast<size_t>(length) && row.documents[i + 2] == row.documents[i]) mtp[i] = row.weights[i + 1];
     }
     rows.answers.push_back(std::move(row.answers));
   }
@@ -223,8 +206,7 @@ Result<StepReport> Trainer::step() {
     return step_or_throw();
   } catch (const std::exception& error) {
     const std::string message = error.what();
-    return Error{Code::kUnsupported,
-                 fmt::format("step {}: {}", n_done_, message.substr(0, message.find('\n')))};
+    return Error{Code::kUnsupported, fmt::format("step {}: {}", n_done_, message.substr(0, message.find('\n')))};
   }
 }
 
@@ -236,14 +218,12 @@ Result<StepReport> Trainer::step_or_throw() {
   const Rows rows = this->rows(stage, run_.seed, n_done_, own * ranks_->rank(), own);
 
   // Weights of the whole step: the loss is their mean, whoever holds the rows.
-  torch::Tensor totals = torch::stack(
-      {rows.batch.weights.to(torch::kFloat64).sum(), rows.mtp_weights.to(torch::kFloat64).sum()});
+  torch::Tensor totals =
+      torch::stack({rows.batch.weights.to(torch::kFloat64).sum(), rows.mtp_weights.to(torch::kFloat64).sum()});
   HADAL_TRY(ranks_->sum(totals));
-  const double weight = std::max(1e-9, totals[0].item<double>()),
-               mtp_weight = std::max(1e-9, totals[1].item<double>());
+  const double weight = std::max(1e-9, totals[0].item<double>()), mtp_weight = std::max(1e-9, totals[1].item<double>());
 
-  for (const Named& parameter : optimiser_.parameters())
-    parameter.tensor.mutable_grad() = torch::Tensor();
+  for (const Named& parameter : optimiser_.parameters()) parameter.tensor.mutable_grad() = torch::Tensor();
   StepReport report;
   std::vector<torch::Tensor> counts;
   // loss, mtp, balance, indexer KL: sums over passes, then over ranks
@@ -254,14 +234,12 @@ Result<StepReport> Trainer::step_or_throw() {
     const int64_t end = std::min(own, first + per_pass);
     const double share = static_cast<double>(end - first) / static_cast<double>(n_rows);
     const auto part = [&](const torch::Tensor& tensor) { return tensor.slice(0, first, end); };
-    const Batch batch{part(rows.batch.tokens), part(rows.batch.documents),
-                      part(rows.batch.weights)};
+    const Batch batch{part(rows.batch.tokens), part(rows.batch.documents), part(rows.batch.weights)};
     const Output output = twin_->forward(batch, options);
     const int64_t length = stage.length;
-    torch::Tensor part_loss =
-        weighted_loss(output.logits.slice(1, 0, length - 1), batch.tokens.slice(1, 1, length),
-                      batch.weights.slice(1, 0, length - 1)) /
-        weight;
+    torch::Tensor part_loss = weighted_loss(output.logits.slice(1, 0, length - 1), batch.tokens.slice(1, 1, length),
+                                            batch.weights.slice(1, 0, length - 1)) /
+                              weight;
     torch::Tensor total = part_loss;
     sums[0] += part_loss.item<double>();
     if (options.mtp && output.mtp_logits.defined()) {
@@ -300,8 +278,7 @@ Result<StepReport> Trainer::step_or_throw() {
     for (const Named& parameter : optimiser_.parameters()) {
       if (!parameter.tensor.grad().defined()) continue;
       const int64_t n = parameter.tensor.numel();
-      parameter.tensor.grad().copy_(
-          all.slice(0, offset, offset + n).view(parameter.tensor.sizes()));
+      parameter.tensor.grad().copy_(all.slice(0, offset, offset + n).view(parameter.tensor.sizes()));
       offset += n;
     }
     if (!counts.empty()) {
@@ -313,20 +290,17 @@ Result<StepReport> Trainer::step_or_throw() {
 
   double square = 0;
   for (const Named& parameter : optimiser_.parameters())
-    if (parameter.tensor.grad().defined())
-      square += std::pow(parameter.tensor.grad().norm().item<double>(), 2);
+    if (parameter.tensor.grad().defined()) square += std::pow(parameter.tensor.grad().norm().item<double>(), 2);
   report.gradient_norm = std::sqrt(square);
-  report.skipped =
-      !std::isfinite(report.gradient_norm) ||
-      (norms_.size() >= kNormsNeeded && report.gradient_norm > kSpike * median(norms_));
+  report.skipped = !std::isfinite(report.gradient_norm) ||
+                   (norms_.size() >= kNormsNeeded && report.gradient_norm > kSpike * median(norms_));
   report.learning_rate = run_.learning_rate_at(n_done_);
   if (!report.skipped) {
     norms_.push_back(report.gradient_norm);
     if (norms_.size() > kNormsKept) norms_.pop_front();
     if (report.gradient_norm > run_.clip)
       for (const Named& parameter : optimiser_.parameters())
-        if (parameter.tensor.grad().defined())
-          parameter.tensor.grad().mul_(run_.clip / report.gradient_norm);
+        if (parameter.tensor.grad().defined()) parameter.tensor.grad().mul_(run_.clip / report.gradient_norm);
     optimiser_.step(report.learning_rate, counts);
     balance_experts(counts, stage.bias_speed);
   }
@@ -353,9 +327,8 @@ void Trainer::balance_experts(const std::vector<torch::Tensor>& counts, double s
   const checkpoint::ModelConfig& config = twin_->config();
   for (size_t block = 0; block < counts.size(); ++block) {
     const int index = static_cast<int>(block);
-    const std::string name = index < config.n_layers
-                                 ? fmt::format("layers.{}.ffn.gate.bias", index)
-                                 : fmt::format("mtp.{}.ffn.gate.bias", index - config.n_layers);
+    const std::string name = index < config.n_layers ? fmt::format("layers.{}.ffn.gate.bias", index)
+                                                     : fmt::format("mtp.{}.ffn.gate.bias", index - config.n_layers);
     const auto found = twin_->weights().find(name);
     if (found == twin_->weights().end()) continue;  // routed by the hash table
     const torch::Tensor loads = counts[block].to(torch::kFloat64);
@@ -371,24 +344,22 @@ Trainer::Evaluation Trainer::evaluate(int n_rows) {
   options.mtp = options.indexer_loss = false;
   Evaluation evaluation{0, data::RecallScore(run_.distances)};
   double sum = 0, weight = 0;
-  const int64_t per_pass = std::max<int64_t>(1, run_.tokens_per_pass / stage.length),
-                length = stage.length;
+  const int64_t per_pass = std::max<int64_t>(1, run_.tokens_per_pass / stage.length), length = stage.length;
   for (int64_t first = 0; first < n_rows; first += per_pass) {
     const int64_t n = std::min<int64_t>(per_pass, n_rows - first);
     const Rows rows = this->rows(stage, run_.seed ^ kHeldOut, 0, first, n);
     const Output output = twin_->forward(rows.batch, options);
-    sum +=
-        weighted_loss(output.logits.slice(1, 0, length - 1), rows.batch.tokens.slice(1, 1, length),
-                      rows.batch.weights.slice(1, 0, length - 1))
-            .item<double>();
+    sum += weighted_loss(output.logits.slice(1, 0, length - 1), rows.batch.tokens.slice(1, 1, length),
+                         rows.batch.weights.slice(1, 0, length - 1))
+               .item<double>();
     weight += rows.batch.weights.sum().item<double>();
     const torch::Tensor best = output.logits.argmax(-1).contiguous();
     const int64_t* guesses = best.data_ptr<int64_t>();
     const int64_t* tokens = rows.batch.tokens.data_ptr<int64_t>();
     for (int64_t r = 0; r < n; ++r)
       for (const data::Answer& answer : rows.answers[static_cast<size_t>(r)])
-        evaluation.recall.add(answer.distance, guesses[r * length + answer.position] ==
-                                                   tokens[r * length + answer.position + 1]);
+        evaluation.recall.add(answer.distance,
+                              guesses[r * length + answer.position] == tokens[r * length + answer.position + 1]);
   }
   evaluation.loss = weight > 0 ? sum / weight : 0;
   return evaluation;
@@ -404,14 +375,12 @@ Status Trainer::save(const std::string& directory) const {
   const std::string path = fmt::format("{}/{:08}", directory, n_done_);
   std::error_code error;
   std::filesystem::remove_all(path, error);  // an incomplete state of this step
-  auto writer = HADAL_TRY(
-      checkpoint::CheckpointWriter::create({.directory = path, .shard_bytes = int64_t{1} << 50}));
+  auto writer = HADAL_TRY(checkpoint::CheckpointWriter::create({.directory = path, .shard_bytes = int64_t{1} << 50}));
   for (const Named& named : saved_tensors()) {
     const std::vector<int64_t> shape = named.tensor.sizes().vec();
     const checkpoint::StoredTensor stored{named.name, stored_dtype(named.tensor), shape};
     const int64_t rows = shape.size() == 2 ? shape[0] : 1;
-    writer.add(stored, bytes_of(named.tensor.contiguous(),
-                                stored.size_bytes() / std::max<int64_t>(1, rows)));
+    writer.add(stored, bytes_of(named.tensor.contiguous(), stored.size_bytes() / std::max<int64_t>(1, rows)));
   }
   HADAL_TRY(writer.write_tensors());
   json::Array norms;
@@ -425,8 +394,7 @@ Status Trainer::save(const std::string& directory) const {
   HADAL_TRY(writer.finish(run_.model));
   constexpr size_t kKept = 3;
   const std::vector<Saved> states = states_in(directory);
-  for (size_t i = 0; i + kKept < states.size(); ++i)
-    std::filesystem::remove_all(states[i].path, error);
+  for (size_t i = 0; i + kKept < states.size(); ++i) std::filesystem::remove_all(states[i].path, error);
   return {};
 }
 
@@ -436,51 +404,44 @@ Result<bool> Trainer::resume(const std::string& directory) {
   const std::string& path = states.back().path;
   const json::Value config = HADAL_TRY(read_json(path + "/config.json"));
   if (!(config == run_.model))
-    return Error{
-        Code::kInvalid,
-        path + ": config.json: expected the run's model, found another (--restart begins anew)"};
+    return Error{Code::kInvalid,
+                 path + ": config.json: expected the run's model, found another (--restart begins anew)"};
   const json::Value counters = HADAL_TRY(read_json(path + "/state.json"));
   const auto integer = [&](const char* key) -> Result<int64_t> {
     const json::Value* value = counters.find(key);
     const auto number = value && value->is_number() ? value->to_int64() : std::nullopt;
     if (!number)
-      return Error{Code::kCorrupt, fmt::format("{}/state.json: {}: expected an integer, found {}",
-                                               path, key, value ? json::dump(*value) : "nothing")};
+      return Error{Code::kCorrupt, fmt::format("{}/state.json: {}: expected an integer, found {}", path, key,
+                                               value ? json::dump(*value) : "nothing")};
     return *number;
   };
   const int64_t step = HADAL_TRY(integer("step")), tokens = HADAL_TRY(integer("tokens"));
-  const int64_t optimiser_steps = HADAL_TRY(integer("optimiser_steps")),
-                seed = HADAL_TRY(integer("seed"));
+  const int64_t optimiser_steps = HADAL_TRY(integer("optimiser_steps")), seed = HADAL_TRY(integer("seed"));
   if (static_cast<uint64_t>(seed) != run_.seed)
-    return Error{
-        Code::kInvalid,
-        fmt::format("{}/state.json: seed: expected the run's {}, found {} (--restart begins anew)",
-                    path, run_.seed, seed)};
+    return Error{Code::kInvalid,
+                 fmt::format("{}/state.json: seed: expected the run's {}, found {} (--restart begins anew)", path,
+                             run_.seed, seed)};
   std::deque<double> norms;
   if (const json::Value* list = counters.find("gradient_norms"); list && list->is_array())
-    for (const json::Value& value : list->as_array())
-      norms.push_back(value.to_double().value_or(0));
+    for (const json::Value& value : list->as_array()) norms.push_back(value.to_double().value_or(0));
 
   const std::string file = path + "/" + kModelFile;
   const FileMap map = HADAL_TRY(FileMap::open(file));
-  const checkpoint::Header header =
-      HADAL_TRY(checkpoint::parse_header(map.bytes(), map.bytes().size(), file));
+  const checkpoint::Header header = HADAL_TRY(checkpoint::parse_header(map.bytes(), map.bytes().size(), file));
   std::map<std::string_view, const checkpoint::HeaderEntry*> entries;
   for (const checkpoint::HeaderEntry& entry : header.tensors) entries[entry.name] = &entry;
   const std::vector<Named> wanted = saved_tensors();
   for (const Named& named : wanted) {
     const auto found = entries.find(named.name);
     if (found == entries.end())
-      return Error{Code::kCorrupt,
-                   fmt::format("{}: {}: expected, found no such tensor", file, named.name)};
+      return Error{Code::kCorrupt, fmt::format("{}: {}: expected, found no such tensor", file, named.name)};
     const checkpoint::HeaderEntry& entry = *found->second;
     if (entry.shape != named.tensor.sizes().vec() || entry.dtype != stored_dtype(named.tensor))
-      return Error{
-          Code::kCorrupt,
-          fmt::format("{}: {}: expected {} {}, found {} {}", file, named.name,
-                      checkpoint::dtype_name(stored_dtype(named.tensor)),
-                      checkpoint::shape_text(named.tensor.sizes().vec()),
-                      checkpoint::dtype_name(entry.dtype), checkpoint::shape_text(entry.shape))};
+      return Error{Code::kCorrupt,
+                   fmt::format("{}: {}: expected {} {}, found {} {}", file, named.name,
+                               checkpoint::dtype_name(stored_dtype(named.tensor)),
+                               checkpoint::shape_text(named.tensor.sizes().vec()), checkpoint::dtype_name(entry.dtype),
+                               checkpoint::shape_text(entry.shape))};
   }
   for (const Named& named : wanted) {  // all fit: now copy
     const checkpoint::HeaderEntry& entry = *entries.at(named.name);
@@ -500,8 +461,7 @@ Status Trainer::export_model(const std::string& directory) const {
   for (const auto& [name, tensor] : twin_->release_tensors()) tensors[name] = tensor.contiguous();
   auto writer = HADAL_TRY(checkpoint::CheckpointWriter::create({.directory = directory}));
   const auto draft = twin_->has_mtp() ? checkpoint::Draft::kMtp : checkpoint::Draft::kNone;
-  for (const auto& expected :
-       checkpoint::expected_tensors(config, draft, twin_->has_mtp() ? 1 : 0)) {
+  for (const auto& expected : checkpoint::expected_tensors(config, draft, twin_->has_mtp() ? 1 : 0)) {
     const torch::Tensor& tensor = tensors.at(expected.name);
     const bool is_f32 = expected.storage == checkpoint::Storage::kF32 || !run_.export_bf16;
     const Dtype dtype = expected.storage == checkpoint::Storage::kI64 ? Dtype::kI64
@@ -522,8 +482,7 @@ Status Trainer::export_model(const std::string& directory) const {
   }
   json::Value own = run_.model;
   json::Object& members = own.as_object();
-  std::erase_if(members,
-                [](const json::Member& member) { return member.first == "quantization_config"; });
+  std::erase_if(members, [](const json::Member& member) { return member.first == "quantization_config"; });
   own.set("expert_dtype", "bf16");
   return writer.finish(own);
 }

@@ -86,10 +86,7 @@ class Trainer {
     std::vector<std::vector<data::Answer>> answers;
   };
   Trainer(RunFile run, std::shared_ptr<Twin> twin, Optimiser optimiser, const Ranks& ranks)
-      : run_(std::move(run)),
-        twin_(std::move(twin)),
-        optimiser_(std::move(optimiser)),
-        ranks_(&ranks) {}
+      : run_(std::move(run)), twin_(std::move(twin)), optimiser_(std::move(optimiser)), ranks_(&ranks) {}
   const data::Source& source(const Stage& stage) const { return *sources_.at(stage.data); }
   Rows rows(const Stage& stage, uint64_t seed, int64_t step, int64_t first, int64_t n) const;
   ForwardOptions forward_options(const Stage& stage) const;

@@ -54,10 +54,8 @@ int64_t split_expert(const std::string& name, std::string& stacked) {
   return std::stoll(name.substr(digits, end - digits));
 }
 
-std::vector<checkpoint::ExpectedTensor> inventory(const checkpoint::ModelConfig& config,
-                                                  bool has_mtp) {
-  return checkpoint::expected_tensors(
-      config, has_mtp ? checkpoint::Draft::kMtp : checkpoint::Draft::kNone, has_mtp);
+std::vector<checkpoint::ExpectedTensor> inventory(const checkpoint::ModelConfig& config, bool has_mtp) {
+  return checkpoint::expected_tensors(config, has_mtp ? checkpoint::Draft::kMtp : checkpoint::Draft::kNone, has_mtp);
 }
 
 float load_f32(const std::byte* p) {
@@ -72,20 +70,16 @@ float load_bf16(const std::byte* p) {
   return to_f32(x);
 }
 
-void decode(const checkpoint::Checkpoint& checkpoint, const checkpoint::ExpectedTensor& expected,
-            float* out) {
+void decode(const checkpoint::Checkpoint& checkpoint, const checkpoint::ExpectedTensor& expected, float* out) {
   const auto& name = expected.name;
   const int64_t n = expected.n_elements();
-  if (expected.storage == checkpoint::Storage::kBf16 ||
-      expected.storage == checkpoint::Storage::kF32) {
+  if (expected.storage == checkpoint::Storage::kBf16 || expected.storage == checkpoint::Storage::kF32) {
     const hadal::Tensor& tensor = checkpoint.tensor(name);
     for (int64_t i = 0; i < n; ++i)
-      out[i] = tensor.dtype == Dtype::kBf16 ? load_bf16(tensor.data + 2 * i)
-                                            : load_f32(tensor.data + 4 * i);
+      out[i] = tensor.dtype == Dtype::kBf16 ? load_bf16(tensor.data + 2 * i) : load_f32(tensor.data + 4 * i);
     return;
   }
-  const Weight weight =
-      checkpoint.weight(name.substr(0, name.size() - std::string_view(".weight").size()));
+  const Weight weight = checkpoint.weight(name.substr(0, name.size() - std::string_view(".weight").size()));
   for (int64_t r = 0; r < weight.rows; ++r)
     for (int64_t c = 0; c < weight.cols; ++c) {
       float& x = out[r * weight.cols + c];
@@ -99,16 +93,14 @@ void decode(const checkpoint::Checkpoint& checkpoint, const checkpoint::Expected
           break;
         case WeightFormat::kFp8Block: {
           const int64_t s = r / 128 * ((weight.cols + 127) / 128) + c / 128;
-          const float scale = weight.scales_are_f32
-                                  ? load_f32(weight.scale + 4 * s)
-                                  : to_f32(f8e8m0{static_cast<uint8_t>(weight.scale[s])});
+          const float scale = weight.scales_are_f32 ? load_f32(weight.scale + 4 * s)
+                                                    : to_f32(f8e8m0{static_cast<uint8_t>(weight.scale[s])});
           x = to_f32(f8e4m3{static_cast<uint8_t>(weight.data[i])}) * scale;
           break;
         }
         case WeightFormat::kFp4Block: {
           const unsigned byte = static_cast<unsigned>(weight.data[r * weight.cols / 2 + c / 2]);
-          const f8e8m0 scale{
-              static_cast<uint8_t>(weight.scale[r * ((weight.cols + 31) / 32) + c / 32])};
+          const f8e8m0 scale{static_cast<uint8_t>(weight.scale[r * ((weight.cols + 31) / 32) + c / 32])};
           x = e2m1_to_f32(c % 2 ? byte >> 4 : byte & 15) * to_f32(scale);
           break;
         }
@@ -144,8 +136,7 @@ Twin::Twin(const checkpoint::ModelConfig& config, bool has_mtp)
       weights_[name] = register_buffer(torch_name, torch::zeros(shape));
     } else {
       const bool is_norm = name.ends_with("norm.weight");
-      weights_[name] =
-          register_parameter(torch_name, is_norm ? torch::ones(shape) : torch::zeros(shape));
+      weights_[name] = register_parameter(torch_name, is_norm ? torch::ones(shape) : torch::zeros(shape));
     }
   }
 
@@ -157,8 +148,7 @@ Twin::Twin(const checkpoint::ModelConfig& config, bool has_mtp)
     return HyperConnection{get(p + "fn"), get(p + "base"), get(p + "scale")};
   };
   const auto compressor = [&](const std::string& p) {
-    return Compressor{get(p + "ape"), get(p + "wkv.weight"), get(p + "wgate.weight"),
-                      get(p + "norm.weight")};
+    return Compressor{get(p + "ape"), get(p + "wkv.weight"), get(p + "wgate.weight"), get(p + "norm.weight")};
   };
   const auto layer = [&](const std::string& p, int index) {
     const std::string a = p + "attn.", f = p + "ffn.";
@@ -194,8 +184,7 @@ Twin::Twin(const checkpoint::ModelConfig& config, bool has_mtp)
   layers_->embed = get("embed.weight");
   layers_->head = get("head.weight");
   layers_->final_head = {hyper_connection("hc_head_"), get("norm.weight")};
-  for (int i = 0; i < config.n_layers; ++i)
-    layers_->main.push_back(layer(fmt::format("layers.{}.", i), i));
+  for (int i = 0; i < config.n_layers; ++i) layers_->main.push_back(layer(fmt::format("layers.{}.", i), i));
   if (has_mtp) {
     layers_->mtp.push_back(layer("mtp.0.", config.n_layers));
     layers_->mtp_head = {hyper_connection("mtp.0.hc_head_"), get("mtp.0.norm.weight")};
@@ -204,27 +193,23 @@ Twin::Twin(const checkpoint::ModelConfig& config, bool has_mtp)
     layers_->enorm = get("mtp.0.enorm.weight");
     layers_->hnorm = get("mtp.0.hnorm.weight");
   }
-  for (const bool compressed : {false, true})
-    layers_->rope[compressed] = RopeTable(config, compressed);
+  for (const bool compressed : {false, true}) layers_->rope[compressed] = RopeTable(config, compressed);
 }
 
 Result<std::shared_ptr<Twin>> Twin::load(const checkpoint::Checkpoint& checkpoint) {
   const bool has_mtp = checkpoint.draft() == checkpoint::Draft::kMtp;
   if (has_mtp && checkpoint.n_draft_blocks() != 1)
-    return Error{Code::kUnsupported,
-                 fmt::format("{}: expected one MTP block, found {}", checkpoint.directory(),
-                             checkpoint.n_draft_blocks())};
+    return Error{Code::kUnsupported, fmt::format("{}: expected one MTP block, found {}", checkpoint.directory(),
+                                                 checkpoint.n_draft_blocks())};
   auto twin = std::make_shared<Twin>(checkpoint.config(), has_mtp);
   for (const auto& expected : inventory(checkpoint.config(), has_mtp)) {
     std::string name = expected.name;
     const int64_t expert = split_expert(expected.name, name);
     const Tensor& target = twin->weights_.at(name);
     if (expected.storage == checkpoint::Storage::kI64) {
-      std::memcpy(target.data_ptr<int64_t>(), checkpoint.tensor(name).data,
-                  static_cast<size_t>(8 * target.numel()));
+      std::memcpy(target.data_ptr<int64_t>(), checkpoint.tensor(name).data, static_cast<size_t>(8 * target.numel()));
     } else {
-      decode(checkpoint, expected,
-             target.data_ptr<float>() + std::max<int64_t>(0, expert) * expected.n_elements());
+      decode(checkpoint, expected, target.data_ptr<float>() + std::max<int64_t>(0, expert) * expected.n_elements());
     }
   }
   return twin;
@@ -247,13 +232,11 @@ namespace {
 // when quantising.
 class Pass {
  public:
-  Pass(const checkpoint::ModelConfig& config, RopeTable (&rope)[2], const ForwardOptions& options,
-       Output& out)
+  Pass(const checkpoint::ModelConfig& config, RopeTable (&rope)[2], const ForwardOptions& options, Output& out)
       : config_(config), rope_(rope), options_(options), out_(out) {}
 
   // The batch, or that of the MTP block: t - 1 tokens.
-  void set_rows(const Tensor& tokens, const Tensor& documents,
-                const torch::TensorOptions& float_options) {
+  void set_rows(const Tensor& tokens, const Tensor& documents, const torch::TensorOptions& float_options) {
     tokens_ = tokens.reshape({-1});
     packing_ = Packing::make(tokens, documents);
     float_options_ = float_options;
@@ -263,16 +246,14 @@ class Pass {
   }
 
   Tensor block(const Layer& layer, const Tensor& streams) {
-    const auto sublayer = [&](const HyperConnection& hc, const Tensor& norm, const Tensor& h,
-                              auto&& run) {
+    const auto sublayer = [&](const HyperConnection& hc, const Tensor& norm, const Tensor& h, auto&& run) {
       HcSplit split = hc_pre(h, hc, config_);
       const Tensor x = R(rms_norm(R(split.y), bf16_weight(norm), config_.norm_eps));
       return R(hc_post(run(layer, x), h, split));
     };
     Tensor h = sublayer(layer.hc_attn, layer.attn_norm, streams,
                         [&](const Layer& l, const Tensor& x) { return attention(l, x); });
-    h = sublayer(layer.hc_ffn, layer.ffn_norm, h,
-                 [&](const Layer& l, const Tensor& x) { return moe(l, x); });
+    h = sublayer(layer.hc_ffn, layer.ffn_norm, h, [&](const Layer& l, const Tensor& x) { return moe(l, x); });
     metric(layer, "stream_rms", h.detach().square().mean().sqrt());
     return h;
   }
@@ -287,14 +268,10 @@ class Pass {
   }
 
   // An FP8 linear: weights on the grid of 128 x 128 blocks, inputs on that of 128 columns.
-  Tensor linear(const Tensor& q8_input, const Tensor& weight) {
-    return R(train::linear(q8_input, fp8_weight(weight)));
-  }
+  Tensor linear(const Tensor& q8_input, const Tensor& weight) { return R(train::linear(q8_input, fp8_weight(weight))); }
   Tensor Q8(const Tensor& x) { return options_.quantise ? quantise_fp8(x, 128) : x; }
   Tensor R(const Tensor& x) { return options_.quantise ? round_to_bf16(x) : x; }
-  Tensor norm(const Tensor& x, const Tensor& weight) {
-    return R(rms_norm(x, bf16_weight(weight), config_.norm_eps));
-  }
+  Tensor norm(const Tensor& x, const Tensor& weight) { return R(rms_norm(x, bf16_weight(weight), config_.norm_eps)); }
 
   void finish() {
     out_.balance = balance_.defined() ? balance_ : torch::zeros({}, float_options_);
@@ -316,9 +293,7 @@ class Pass {
     if (!options_.quantise) return w;
     return config_.expert_dtype == "fp4" ? quantise_weight_fp4(w) : quantise_weight_fp8(w);
   }
-  Tensor on_kv_grid(const Tensor& x) {
-    return options_.quantise ? quantise_fp8(x, 64, config_.nope_head_dim()) : x;
-  }
+  Tensor on_kv_grid(const Tensor& x) { return options_.quantise ? quantise_fp8(x, 64, config_.nope_head_dim()) : x; }
   Tensor on_index_grid(const Tensor& x) {
     const Tensor turned = R(hadamard(x));
     return options_.quantise ? quantise_fp4(turned) : turned;
@@ -369,8 +344,7 @@ class Pass {
       args.entries = on_kv_grid(compress(layer.compressor, x, *args.blocks));
       if (layer.ratio == 4 && (options_.sparse || options_.indexer_loss)) {
         scores = score_entries(layer, x, latent8, at, *args.blocks);
-        if (options_.sparse)
-          args.selected = select_entries(scores, *args.blocks, config_.index_topk);
+        if (options_.sparse) args.selected = select_entries(scores, *args.blocks, config_.index_topk);
         args.wants_mass = options_.indexer_loss;
       }
     }
@@ -381,34 +355,30 @@ class Pass {
     const Tensor o = R(rotate(R(attended.o), at, true)).view({n, config_.o_groups, -1});
     const Tensor wo_a = fp8_weight(layer.wo_a).view({config_.o_groups, config_.o_lora_rank, -1});
     std::vector<Tensor> u;
-    for (int64_t g = 0; g < config_.o_groups; ++g)
-      u.push_back(train::linear(o.select(1, g), wo_a[g]));
+    for (int64_t g = 0; g < config_.o_groups; ++g) u.push_back(train::linear(o.select(1, g), wo_a[g]));
     return linear(Q8(R(torch::cat(u, 1))), layer.wo_b);
   }
 
   // The indexer learns from its own loss alone: its inputs are constants.
-  Tensor score_entries(const Layer& layer, const Tensor& x, const Tensor& latent8,
-                       const Rotation& at, const Blocks& blocks) {
+  Tensor score_entries(const Layer& layer, const Tensor& x, const Tensor& latent8, const Rotation& at,
+                       const Blocks& blocks) {
     const int64_t n = x.size(0), heads = config_.index_n_heads, dim = config_.index_head_dim;
     const Tensor input = x.detach();
-    const Tensor q =
-        R(rotate(linear(latent8.detach(), layer.indexer.wq_b).view({n, heads, dim}), at, false));
+    const Tensor q = R(rotate(linear(latent8.detach(), layer.indexer.wq_b).view({n, heads, dim}), at, false));
     const Tensor keys = on_index_grid(compress(layer.indexer.compressor, input, blocks));
     const double factor = std::pow(dim, -0.5) * std::pow(heads, -0.5);
     const Tensor w = R(R(train::linear(input, bf16_weight(layer.indexer.weights_proj))) * factor);
     return index_scores(on_index_grid(q), keys, w, packing_, blocks, options_.quantise);
   }
 
-  void learn_index(const Layer& layer, const Tensor& scores, const Tensor& mass,
-                   const Attend& args) {
+  void learn_index(const Layer& layer, const Tensor& scores, const Tensor& mass, const Attend& args) {
     const Tensor chosen = args.selected.defined() ? args.selected : args.blocks->visible;
     const Tensor kl = index_kl(scores, mass, chosen);
     indexer_kl_ = indexer_kl_.defined() ? indexer_kl_ + kl : kl;
     metric(layer, "index_kl", kl.detach());
     if (options_.sparse) return;
     const Tensor chooses = args.blocks->count > config_.index_topk;
-    const Tensor held =
-        select_entries(scores, *args.blocks, config_.index_topk).to(mass.dtype()) * mass;
+    const Tensor held = select_entries(scores, *args.blocks, config_.index_topk).to(mass.dtype()) * mass;
     const Tensor recall = held.sum(1) / mass.sum(1).clamp_min(1e-30);
     metric(layer, "index_recall",
            torch::where(chooses.any(), (recall * chooses).sum() / chooses.sum().clamp_min(1),
@@ -421,8 +391,8 @@ class Pass {
     if (layer.tid2eid.defined()) {
       ids = layer.tid2eid.to(torch::kInt64).index_select(0, tokens_);
     } else {
-      const Tensor order = std::get<1>(
-          torch::sort(scores.detach() + layer.bias, /*stable=*/true, 1, /*descending=*/true));
+      const Tensor order =
+          std::get<1>(torch::sort(scores.detach() + layer.bias, /*stable=*/true, 1, /*descending=*/true));
       ids = order.narrow(1, 0, config_.n_activated_experts);
     }
     const Tensor weights = route_weights(scores, ids, config_.route_scale);
@@ -438,8 +408,7 @@ class Pass {
     out_.expert_counts.push_back(routed.counts);
     metric(layer, "clamp_rate", routed.clamped);
     if (!layer.tid2eid.defined()) add_balance(scores, routed.counts.numel(), ids);
-    const Tensor h =
-        swiglu(linear(x8, layer.shared_w1), linear(x8, layer.shared_w3), {}, config_.swiglu_limit);
+    const Tensor h = swiglu(linear(x8, layer.shared_w1), linear(x8, layer.shared_w3), {}, config_.swiglu_limit);
     return R(routed.y + linear(Q8(R(h)), layer.shared_w2));
   }
 
@@ -447,9 +416,7 @@ class Pass {
   // affinities).
   void add_balance(const Tensor& scores, int64_t n_experts, const Tensor& ids) {
     const Tensor one_hot = torch::zeros_like(scores).scatter_(1, ids, 1).detach();
-    const auto mean_of_row = [&](const Tensor& x) {
-      return x.view({packing_.b, packing_.t, n_experts}).mean(1);
-    };
+    const auto mean_of_row = [&](const Tensor& x) { return x.view({packing_.b, packing_.t, n_experts}).mean(1); };
     const double factor = static_cast<double>(n_experts) / config_.n_activated_experts;
     const Tensor share = scores / scores.sum(1, true);
     const Tensor loss = (mean_of_row(one_hot) * mean_of_row(share)).sum(1).mean() * factor;
@@ -476,8 +443,7 @@ class Pass {
 }  // namespace
 
 Output Twin::forward(const Batch& batch, const ForwardOptions& options) {
-  const int64_t b = batch.tokens.size(0), t = batch.tokens.size(1), hc = config_.hc_mult,
-                d = config_.dim;
+  const int64_t b = batch.tokens.size(0), t = batch.tokens.size(1), hc = config_.hc_mult, d = config_.dim;
   Output out;
   Pass pass(config_, layers_->rope, options, out);
   pass.set_rows(batch.tokens, batch.documents, layers_->embed.options().requires_grad(false));
@@ -487,8 +453,7 @@ Output Twin::forward(const Batch& batch, const ForwardOptions& options) {
 
   if (options.mtp && has_mtp_ && t > 1) {
     const auto most = [&](const Tensor& x) { return x.defined() ? x.narrow(1, 0, t - 1) : x; };
-    pass.set_rows(most(batch.tokens), most(batch.documents),
-                  layers_->embed.options().requires_grad(false));
+    pass.set_rows(most(batch.tokens), most(batch.documents), layers_->embed.options().requires_grad(false));
     const Tensor next = pass.embed(layers_->embed, batch.tokens.narrow(1, 1, t - 1));
     const Tensor own = most(h.view({b, t, hc, d})).reshape({-1, d});
     const Tensor e = pass.linear(pass.Q8(pass.norm(next, layers_->enorm)), layers_->e_proj);

@@ -26,7 +26,9 @@ using testing::shared_path;
 using testing::temp_dir;
 
 std::string u64(uint64_t n) { return std::string(reinterpret_cast<const char*>(&n), 8); }
-void write_file(const std::string& path, const std::string& content) { std::ofstream(path, std::ios::binary) << content; }
+void write_file(const std::string& path, const std::string& content) {
+  std::ofstream(path, std::ios::binary) << content;
+}
 
 std::string error_of(const std::string& header, int64_t data_bytes = 16) {
   const std::string file = u64(header.size()) + header + std::string(static_cast<size_t>(data_bytes), '\0');
@@ -42,17 +44,21 @@ TEST(Safetensors, RefusesBrokenHeaders) {
       {"{", "header: JSON"},
       {"[]", "expected an object"},
       {R"({"a":{"dtype":"Q7","shape":[1],"data_offsets":[0,1]}})", "found unknown dtype \"Q7\""},
-      {R"({"a":{"dtype":"BF16","shape":[3],"data_offsets":[0,4]}})", "tensor a: expected 6 bytes for BF16 [3], found data_offsets of 4"},
+      {R"({"a":{"dtype":"BF16","shape":[3],"data_offsets":[0,4]}})",
+       "tensor a: expected 6 bytes for BF16 [3], found data_offsets of 4"},
       {R"({"a":{"dtype":"F32","shape":[8],"data_offsets":[0,32]}})", "expected its data to end by byte"},
-      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", "tensor b overlaps tensor a"},
-      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}})", "the key appears twice"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
+       "tensor b overlaps tensor a"},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}})",
+       "the key appears twice"},
       {R"({"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,0]}})", "its size overflows"},
       {R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", "non-negative"},
       {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", "ascending"},
       {R"({"a":{"dtype":"F32","shape":[1]}})", "data_offsets"},
       {R"({"a":7})", "expected dtype, shape and two data_offsets, found 7"},
       {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[-4,0]}})", "ascending data_offsets from 0, found [-4, 0]"},
-      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0.0,4.0]}})", "ascending data_offsets from 0, found [0.0, 4.0]"},
+      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0.0,4.0]}})",
+       "ascending data_offsets from 0, found [0.0, 4.0]"},
       {R"({"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}})", "non-negative integers, found [1.0]"},
       {R"({"a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[0,4]}})", "at most 8 dimensions, found 9"},
       {R"({"":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", "printable ASCII characters, found \"\""},
@@ -77,18 +83,44 @@ TEST(Config, RefusesByName) {
   const struct {
     const char* key;
     json::Value value;
-  } cases[] = {{"model_type", "deepseek_v41"}, {"architectures", json::Array{"DeepseekV41ForCausalLM"}}, {"scoring_func", "softmax"},
-               {"topk_method", "greedy"}, {"norm_topk_prob", false}, {"n_shared_experts", 2}, {"num_key_value_heads", 2},
-               {"scoring_func", json::Value()}, {"topk_method", json::Value()}, {"norm_topk_prob", json::Value()},
-               {"n_shared_experts", json::Value()}, {"num_key_value_heads", json::Value()}, {"attention_bias", json::Value()},
-               {"tie_word_embeddings", json::Value()}, {"hidden_size", 64.0}, {"num_hidden_layers", 3.0}, {"index_topk", 0},
-               {"hc_eps", json::Value::number("NaN", false)}, {"rope_theta", json::Value::number("Infinity", false)},
+  } cases[] = {{"model_type", "deepseek_v41"},
+               {"architectures", json::Array{"DeepseekV41ForCausalLM"}},
+               {"scoring_func", "softmax"},
+               {"topk_method", "greedy"},
+               {"norm_topk_prob", false},
+               {"n_shared_experts", 2},
+               {"num_key_value_heads", 2},
+               {"scoring_func", json::Value()},
+               {"topk_method", json::Value()},
+               {"norm_topk_prob", json::Value()},
+               {"n_shared_experts", json::Value()},
+               {"num_key_value_heads", json::Value()},
+               {"attention_bias", json::Value()},
+               {"tie_word_embeddings", json::Value()},
+               {"hidden_size", 64.0},
+               {"num_hidden_layers", 3.0},
+               {"index_topk", 0},
+               {"hc_eps", json::Value::number("NaN", false)},
+               {"rope_theta", json::Value::number("Infinity", false)},
                {"rope_scaling", json::Object{{"factor", 16}, {"original_max_position_embeddings", 65536}}},
-               {"hidden_act", "g\ne\x1b[31mlu"}, {"hidden_act", "\xE2\x80\xAEulis"},
-               {"hidden_size", 0}, {"hidden_size", "64"}, {"hidden_size", 64.5}, {"num_hidden_layers", 1000000}, {"compress_ratios", json::Array{0}},
-               {"compress_ratios", json::Array{0, 4, -1, 0}}, {"index_head_dim", 48}, {"qk_rope_head_dim", 15}, {"hc_mult", 17},
-               {"num_experts_per_tok", 5}, {"expert_dtype", "int4"}, {"rms_norm_eps", -1.0}, {"max_position_embeddings", json::Value()},
-               {"hc_eps", json::Value()}, {"swiglu_limit", json::Value()}, {"rope_scaling", json::Object{{"type", "linear"}}}};
+               {"hidden_act", "g\ne\x1b[31mlu"},
+               {"hidden_act", "\xE2\x80\xAEulis"},
+               {"hidden_size", 0},
+               {"hidden_size", "64"},
+               {"hidden_size", 64.5},
+               {"num_hidden_layers", 1000000},
+               {"compress_ratios", json::Array{0}},
+               {"compress_ratios", json::Array{0, 4, -1, 0}},
+               {"index_head_dim", 48},
+               {"qk_rope_head_dim", 15},
+               {"hc_mult", 17},
+               {"num_experts_per_tok", 5},
+               {"expert_dtype", "int4"},
+               {"rms_norm_eps", -1.0},
+               {"max_position_embeddings", json::Value()},
+               {"hc_eps", json::Value()},
+               {"swiglu_limit", json::Value()},
+               {"rope_scaling", json::Object{{"type", "linear"}}}};
   for (const auto& c : cases) {
     json::Value bad = good;
     bad.set(c.key, c.value);
@@ -105,7 +137,8 @@ TEST(Config, RefusesByName) {
   huge.set("n_routed_experts", 16384);
   const auto refused = parse_config(json::dump(huge), "c.json");
   ASSERT_FALSE(refused.ok());
-  EXPECT_EQ(refused.error().message, "c.json: n_routed_experts: expected at most 262144 experts in 1000 layers, found 16384");
+  EXPECT_EQ(refused.error().message,
+            "c.json: n_routed_experts: expected at most 262144 experts in 1000 layers, found 16384");
   EXPECT_FALSE(parse_config("{\"hidden_size\": 1, \"hidden_size\": 2}", "c").ok());
 }
 
@@ -136,9 +169,12 @@ TEST(Checkpoint, RefusesWrongTensorsByName) {
   const struct {
     const char *from, *to, *says;
   } cases[] = {
-      {"\"norm.weight\"", "\"nurm.weight\"", "model.safetensors: tensor norm.weight is missing: expected one of shape [64], found nothing"},
-      {"\"layers.0.attn.attn_sink\":{\"dtype\":\"F32\"", "\"layers.0.attn.attn_sink\":{\"dtype\":\"I32\"", "tensor layers.0.attn.attn_sink: expected F32 [2], found I32 [2]"},
-      {"\"mtp.0.e_proj.weight\"", "\"mtp.0.e_pruj.weight\"", "expected mtp.0.e_proj.weight (MTP block) or mtp.0.main_proj.weight (DSpark stages) beside it, found neither"},
+      {"\"norm.weight\"", "\"nurm.weight\"",
+       "model.safetensors: tensor norm.weight is missing: expected one of shape [64], found nothing"},
+      {"\"layers.0.attn.attn_sink\":{\"dtype\":\"F32\"", "\"layers.0.attn.attn_sink\":{\"dtype\":\"I32\"",
+       "tensor layers.0.attn.attn_sink: expected F32 [2], found I32 [2]"},
+      {"\"mtp.0.e_proj.weight\"", "\"mtp.0.e_pruj.weight\"",
+       "expected mtp.0.e_proj.weight (MTP block) or mtp.0.main_proj.weight (DSpark stages) beside it, found neither"},
       {"\"mtp.0.h_proj.weight\"", "\"mtp.0.h_pruj.weight\"", "tensor mtp.0.h_proj.weight is missing"},
       {"\"mtp.0.norm.weight\"", "\"mtp.1.nurm.weight\"", "tensor mtp.0.norm.weight is missing"},
       {"\"mtp.0.h_proj.weight\"", "\"mtp.1.h_proj.weight\"", "tensor mtp.0.h_proj.weight is missing"},
@@ -181,7 +217,8 @@ TEST(Checkpoint, TensorsOverruleTheConfig) {
     EXPECT_EQ(opened.value().draft(), Draft::kMtp);
     EXPECT_EQ(opened.value().config().n_mtp_layers, 1);
   }
-  const auto dspark = Checkpoint::open(micro_with({{"dspark_markov_rank", 4}, {"dspark_target_layer_ids", json::Array{0}}}));
+  const auto dspark =
+      Checkpoint::open(micro_with({{"dspark_markov_rank", 4}, {"dspark_target_layer_ids", json::Array{0}}}));
   ASSERT_TRUE(dspark.ok()) << dspark.error().message;
   EXPECT_EQ(dspark.value().draft(), Draft::kMtp);
 }
@@ -194,7 +231,9 @@ TEST(Checkpoint, RefusesRatiosThatTheDraftDoesNotHave) {
   ratios.back() = 4;
   auto opened = Checkpoint::open(micro_with({{"compress_ratios", ratios}}));
   ASSERT_FALSE(opened.ok());
-  EXPECT_NE(opened.error().message.find("compress_ratios: expected 0 at index 3 (draft block 0), found 4"), std::string::npos) << opened.error().message;
+  EXPECT_NE(opened.error().message.find("compress_ratios: expected 0 at index 3 (draft block 0), found 4"),
+            std::string::npos)
+      << opened.error().message;
   ratios.pop_back();
   opened = Checkpoint::open(micro_with({{"compress_ratios", ratios}}));
   ASSERT_FALSE(opened.ok());
@@ -205,7 +244,8 @@ TEST(Checkpoint, RefusesRatiosThatTheDraftDoesNotHave) {
 std::string with_index(const std::function<void(json::Value&)>& edit) {
   const std::string directory = temp_dir("index");
   ThreadPool pool(1);
-  const Status status = synthesise(load_config_json("nano").value(), {.directory = directory, .sparse = true, .shard_bytes = 2 << 20}, pool);
+  const Status status = synthesise(load_config_json("nano").value(),
+                                   {.directory = directory, .sparse = true, .shard_bytes = 2 << 20}, pool);
   EXPECT_TRUE(status.ok());
   const std::string path = directory + "/model.safetensors.index.json";
   json::Value index = json::parse(read_file(path).value()).value();
@@ -221,14 +261,19 @@ TEST(Checkpoint, RefusesAnIndexThatTheShardsContradict) {
     std::function<void(json::Value&)> edit;
     const char* says;
   } cases[] = {
-      {[&](json::Value& i) { map(i).set("ghost.weight", map(i).as_object()[0].second); }, "tensor ghost.weight: expected it here, as the index says, found nothing"},
-      {[&](json::Value& i) { map(i).as_object().erase(map(i).as_object().begin()); }, "expected only tensors of the index"},
-      {[&](json::Value& i) { map(i).set("embed.weight", map(i).as_object().back().second); }, "tensor embed.weight: expected it in model-"},
-      {[&](json::Value& i) { map(i).set("embed.weight", "../model-00001-of-00002.safetensors"); }, "expected a file name in this directory, found \"../model"},
+      {[&](json::Value& i) { map(i).set("ghost.weight", map(i).as_object()[0].second); },
+       "tensor ghost.weight: expected it here, as the index says, found nothing"},
+      {[&](json::Value& i) { map(i).as_object().erase(map(i).as_object().begin()); },
+       "expected only tensors of the index"},
+      {[&](json::Value& i) { map(i).set("embed.weight", map(i).as_object().back().second); },
+       "tensor embed.weight: expected it in model-"},
+      {[&](json::Value& i) { map(i).set("embed.weight", "../model-00001-of-00002.safetensors"); },
+       "expected a file name in this directory, found \"../model"},
       {[&](json::Value& i) { map(i).set("embed.weight", "a\nb"); }, "found \"a\\nb\""},
       {[&](json::Value& i) { map(i).set("a\nb", "model.safetensors"); }, "printable ASCII characters, found \"a\\nb\""},
       {[&](json::Value& i) { map(i).set("embed.weight", 5); }, "found 5"},
-      {[&](json::Value& i) { i.find("metadata")->set("total_size", "5"); }, "total_size: expected a number of bytes, found \"5\""},
+      {[&](json::Value& i) { i.find("metadata")->set("total_size", "5"); },
+       "total_size: expected a number of bytes, found \"5\""},
       {[&](json::Value& i) { i.find("metadata")->set("total_size", 5); }, "total_size: expected 5 bytes of tensors"},
       {[&](json::Value& i) { map(i).set("embed.weight", "other.safetensors"); }, "shards, missing other.safetensors"},
       {[&](json::Value& i) { i.set("weight_map", json::Object{}); }, "expected a weight_map"},
@@ -245,7 +290,8 @@ TEST(Checkpoint, RefusesAnIndexThatTheShardsContradict) {
   std::filesystem::remove(directory + "/model.safetensors.index.json");
   EXPECT_NE(Checkpoint::open(directory).error().message.find("other shards: \"model-00001-of-"), std::string::npos);
   std::filesystem::create_directory(directory + "/model.safetensors");
-  EXPECT_NE(Checkpoint::open(directory).error().message.find("model.safetensors: expected a regular file"), std::string::npos);
+  EXPECT_NE(Checkpoint::open(directory).error().message.find("model.safetensors: expected a regular file"),
+            std::string::npos);
   std::filesystem::remove(directory + "/model.safetensors");
   std::filesystem::create_symlink("model.safetensors", directory + "/model.safetensors");
   EXPECT_NE(Checkpoint::open(directory).error().message.find("Too many levels of symbolic links"), std::string::npos);
@@ -258,7 +304,8 @@ TEST(Checkpoint, DescribesAPartialDownload) {
   std::filesystem::remove(directory + "/model-00002-of-00003.safetensors");
   const auto opened = Checkpoint::open(directory);
   ASSERT_FALSE(opened.ok());
-  EXPECT_NE(opened.error().message.find("2 of 3 shards, missing model-00002-of-00003.safetensors"), std::string::npos) << opened.error().message;
+  EXPECT_NE(opened.error().message.find("2 of 3 shards, missing model-00002-of-00003.safetensors"), std::string::npos)
+      << opened.error().message;
 }
 
 TEST(Checkpoint, AShardTruncatedUnderTheMapIsOneLineAndStatus1) {
@@ -295,10 +342,13 @@ TEST(Summary, HasThePublishedFigures) {
     int64_t parameters, active, tensors, bytes, read, expert, at_1m;
     double per_token;
   };
-  for (const Expected& e : {Expected{"flash", 284334567511, 13270101591, 69187, 159609485896, 11217580396, 13369344, 3684958208, 3514.25},
-                            Expected{"pro", 1572999528803, 48852402019, 145116, 864704792696, 39666618460, 35094528, 5275844608, 5031.4375},
-                            Expected{"flash-0731", 284334567511, 13270101591, 72317, 166878536440, 11217580396, 13369344, 3684958208, 3514.25},
-                            Expected{"pro-0813", 1572999528803, 48852402019, 149782, 892727580904, 39666618460, 35094528, 5275844608, 5031.4375}}) {
+  for (const Expected& e :
+       {Expected{"flash", 284334567511, 13270101591, 69187, 159609485896, 11217580396, 13369344, 3684958208, 3514.25},
+        Expected{"pro", 1572999528803, 48852402019, 145116, 864704792696, 39666618460, 35094528, 5275844608, 5031.4375},
+        Expected{"flash-0731", 284334567511, 13270101591, 72317, 166878536440, 11217580396, 13369344, 3684958208,
+                 3514.25},
+        Expected{"pro-0813", 1572999528803, 48852402019, 149782, 892727580904, 39666618460, 35094528, 5275844608,
+                 5031.4375}}) {
     SCOPED_TRACE(e.name);
     const auto config = parse_config(json::dump(load_config_json(e.name).value()), e.name);
     ASSERT_TRUE(config.ok()) << config.error().message;
@@ -319,7 +369,8 @@ TEST(Summary, HasThePublishedFigures) {
 
 TEST(Synth, SparseFlashHasEveryTensorAndOpens) {
   ThreadPool pool(1);
-  for (const auto& [name, draft, tensors] : {std::tuple{"flash", Draft::kMtp, 69187}, {"flash-0731", Draft::kDspark, 72317}}) {
+  for (const auto& [name, draft, tensors] :
+       {std::tuple{"flash", Draft::kMtp, 69187}, {"flash-0731", Draft::kDspark, 72317}}) {
     const std::string directory = temp_dir("sparse");
     const Status status = synthesise(load_config_json(name).value(), {.directory = directory, .sparse = true}, pool);
     ASSERT_TRUE(status.ok()) << status.error().message;
@@ -333,7 +384,8 @@ TEST(Synth, SparseFlashHasEveryTensorAndOpens) {
 #endif
     EXPECT_EQ(opened.value().tensors().size(), static_cast<size_t>(tensors));
     EXPECT_EQ(opened.value().draft(), draft);
-    EXPECT_FALSE(synthesise(load_config_json(name).value(), {.directory = directory, .sparse = true}, pool).ok());  // not over another
+    EXPECT_FALSE(synthesise(load_config_json(name).value(), {.directory = directory, .sparse = true}, pool)
+                     .ok());  // not over another
   }
 }
 
@@ -346,7 +398,8 @@ TEST(Synth, WritesEveryReleaseKind) {
   ASSERT_TRUE(synthesise(config, {.directory = base}, pool).ok());
   const auto opened = Checkpoint::open(base);
   ASSERT_TRUE(opened.ok()) << opened.error().message;
-  EXPECT_EQ(summarise(opened.value()).total_bytes, summarise(opened.value().config()).total_bytes);  // inspect of both agrees
+  EXPECT_EQ(summarise(opened.value()).total_bytes,
+            summarise(opened.value().config()).total_bytes);  // inspect of both agrees
   int n_powers = 0, n = 0;
   for (const char* name : {"layers.0.attn.wq_b.scale", "layers.1.ffn.experts.3.w2.scale"}) {
     const Tensor& scales = opened.value().tensor(name);

@@ -36,12 +36,12 @@ struct Outcome {
   std::string directory;
   QuantiseReport report;
 };
-Outcome quantised(const std::string& source, ExpertFormat experts = ExpertFormat::kFp4,
-                  int threads = 2, int64_t shard_bytes = int64_t{1} << 30) {
+Outcome quantised(const std::string& source, ExpertFormat experts = ExpertFormat::kFp4, int threads = 2,
+                  int64_t shard_bytes = int64_t{1} << 30) {
   ThreadPool pool(threads);
   const std::string directory = temp_dir("quantised") + "/out";
-  const auto report = quantise(
-      open(source), {.directory = directory, .experts = experts, .shard_bytes = shard_bytes}, pool);
+  const auto report =
+      quantise(open(source), {.directory = directory, .experts = experts, .shard_bytes = shard_bytes}, pool);
   EXPECT_TRUE(report.ok()) << (report.ok() ? "" : report.error().message);
   return {directory, report.ok() ? report.value() : QuantiseReport()};
 }
@@ -61,15 +61,12 @@ bool is_linear(const ExpectedTensor& tensor) {
 std::vector<ExpectedTensor> inventory(const Checkpoint& c) {
   return expected_tensors(c.config(), c.draft(), c.n_draft_blocks());
 }
-std::string base_name(const ExpectedTensor& tensor) {
-  return tensor.name.substr(0, tensor.name.size() - 7);
-}
+std::string base_name(const ExpectedTensor& tensor) { return tensor.name.substr(0, tensor.name.size() - 7); }
 
 std::vector<float> values_of(const Checkpoint& c, const ExpectedTensor& tensor) {
   const Weight weight = c.weight(base_name(tensor));
   std::vector<float> values(static_cast<size_t>(weight.rows * weight.cols));
-  for (int64_t r = 0; r < weight.rows; ++r)
-    decode_row(weight, r, 0, weight.cols, values.data() + r * weight.cols);
+  for (int64_t r = 0; r < weight.rows; ++r) decode_row(weight, r, 0, weight.cols, values.data() + r * weight.cols);
   return values;
 }
 
@@ -89,27 +86,25 @@ std::string dequantised(const Checkpoint& source, Dtype dtype) {
     const Tensor& stored = source.tensor(tensor.name);
     const bool widens = tensor.storage == Storage::kBf16 && dtype == Dtype::kF32;
     const Dtype to = is_linear(tensor) || widens ? dtype : stored.dtype;
-    writer.add(
-        {tensor.name, to, tensor.shape}, [&, widens](int64_t first, int64_t n, std::byte* out) {
-          const int64_t row = tensor.shape.size() == 2 ? tensor.shape[1] : tensor.n_elements();
-          if (is_linear(tensor)) {
-            const auto values = values_of(source, tensor);
-            store(values.data() + first * row, static_cast<size_t>(n * row), out);
-          } else if (widens) {
-            std::vector<float> values(static_cast<size_t>(n * row));
-            decode_row(
-                {.format = stored.dtype == Dtype::kBf16 ? WeightFormat::kBf16 : WeightFormat::kF32,
-                 .rows = 1,
-                 .cols = n * row,
-                 .data = stored.data + first * row * dtype_size(stored.dtype)},
-                0, 0, n * row, values.data());
-            store(values.data(), values.size(), out);
-          } else {
-            const int64_t bytes = row * dtype_size(stored.dtype);
-            std::memcpy(out, stored.data + first * bytes, static_cast<size_t>(n * bytes));
-          }
-          return Status();
-        });
+    writer.add({tensor.name, to, tensor.shape}, [&, widens](int64_t first, int64_t n, std::byte* out) {
+      const int64_t row = tensor.shape.size() == 2 ? tensor.shape[1] : tensor.n_elements();
+      if (is_linear(tensor)) {
+        const auto values = values_of(source, tensor);
+        store(values.data() + first * row, static_cast<size_t>(n * row), out);
+      } else if (widens) {
+        std::vector<float> values(static_cast<size_t>(n * row));
+        decode_row({.format = stored.dtype == Dtype::kBf16 ? WeightFormat::kBf16 : WeightFormat::kF32,
+                    .rows = 1,
+                    .cols = n * row,
+                    .data = stored.data + first * row * dtype_size(stored.dtype)},
+                   0, 0, n * row, values.data());
+        store(values.data(), values.size(), out);
+      } else {
+        const int64_t bytes = row * dtype_size(stored.dtype);
+        std::memcpy(out, stored.data + first * bytes, static_cast<size_t>(n * bytes));
+      }
+      return Status();
+    });
   }
   EXPECT_TRUE(writer.write_tensors().ok());
   json::Value config = json::parse(read_file(source.directory() + "/config.json").value()).value();
@@ -159,8 +154,7 @@ template <class Value>
 int nearest(double x, int n_codes, const Value& value) {
   int best = 0;
   for (int code = 1; code < n_codes; ++code) {
-    const double a = std::fabs(std::fabs(x) - value(code)),
-                 b = std::fabs(std::fabs(x) - value(best));
+    const double a = std::fabs(std::fabs(x) - value(code)), b = std::fabs(std::fabs(x) - value(best));
     if (a < b || (a == b && code % 2 == 0)) best = code;
   }
   return best;
@@ -169,31 +163,24 @@ int nearest(double x, int n_codes, const Value& value) {
 TEST(Codec, BlocksHoldTheNearestCodes) {
   for (uint64_t seed = 0; seed < 300; ++seed) {
     std::mt19937_64 random(seed);
-    const int64_t rows = 1 + static_cast<int64_t>(random() % 5),
-                  cols = 1 + static_cast<int64_t>(random() % 40), stride = 48;
-    const int base =
-        static_cast<int>(random() % 4) == 0 ? -140 : static_cast<int>(random() % 240) - 126;
+    const int64_t rows = 1 + static_cast<int64_t>(random() % 5), cols = 1 + static_cast<int64_t>(random() % 40),
+                  stride = 48;
+    const int base = static_cast<int>(random() % 4) == 0 ? -140 : static_cast<int>(random() % 240) - 126;
     std::vector<float> values(static_cast<size_t>(rows * stride));
     for (float& x : values) {
-      x = static_cast<float>(std::ldexp(
-          static_cast<double>(static_cast<int64_t>(random() >> 40) - (1 << 23)) * 0x1p-23,
-          base + static_cast<int>(random() % 14)));
-      if (random() % 8 == 0)
-        x = static_cast<float>(std::ldexp(static_cast<double>(random() % 30), base));  // ties
+      x = static_cast<float>(std::ldexp(static_cast<double>(static_cast<int64_t>(random() >> 40) - (1 << 23)) * 0x1p-23,
+                                        base + static_cast<int>(random() % 14)));
+      if (random() % 8 == 0) x = static_cast<float>(std::ldexp(static_cast<double>(random() % 30), base));  // ties
     }
     std::vector<uint8_t> codes(static_cast<size_t>(rows * cols));
     BlockError error;
-    const int exponent =
-        encode_fp8(values.data(), rows, cols, stride, codes.data(), cols, &error).bits - 127;
+    const int exponent = encode_fp8(values.data(), rows, cols, stride, codes.data(), cols, &error).bits - 127;
     double squared = 0, worst = 0;
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t c = 0; c < cols; ++c) {
-        const double x = values[static_cast<size_t>(r * stride + c)],
-                     scaled = std::ldexp(x, -exponent);
+        const double x = values[static_cast<size_t>(r * stride + c)], scaled = std::ldexp(x, -exponent);
         const uint8_t code = codes[static_cast<size_t>(r * cols + c)];
-        ASSERT_EQ(
-            code & 0x7F,
-            nearest(scaled, 127, [](int k) { return to_f32(f8e4m3{static_cast<uint8_t>(k)}); }))
+        ASSERT_EQ(code & 0x7F, nearest(scaled, 127, [](int k) { return to_f32(f8e4m3{static_cast<uint8_t>(k)}); }))
             << seed << ": " << x;
         ASSERT_EQ(code >> 7, std::signbit(x));
         const double e = x - std::ldexp(static_cast<double>(to_f32(f8e4m3{code})), exponent);
@@ -231,18 +218,17 @@ TEST(Codec, DecodedBlocksEncodeToTheSameValues) {
   for (uint64_t seed = 0; seed < 400; ++seed) {
     std::mt19937_64 random(seed);
     const int exponent = static_cast<int>(random() % 120) - 60;
-    const int most = 1 + static_cast<int>(random() % 126),
-              most4 = 1 + static_cast<int>(random() % 7);
+    const int most = 1 + static_cast<int>(random() % 126), most4 = 1 + static_cast<int>(random() % 7);
     float values[128], values4[32];
     uint8_t codes[128], packed[16];
     for (float& x : values)
-      x = std::ldexp(to_f32(f8e4m3{static_cast<uint8_t>(random() % static_cast<uint64_t>(most + 1) |
-                                                        (random() % 2) << 7)}),
-                     exponent);
+      x = std::ldexp(
+          to_f32(f8e4m3{static_cast<uint8_t>(random() % static_cast<uint64_t>(most + 1) | (random() % 2) << 7)}),
+          exponent);
     for (float& x : values4)
-      x = std::ldexp(e2m1_to_f32(static_cast<unsigned>(random() % static_cast<uint64_t>(most4 + 1) |
-                                                       (random() % 2) << 3)),
-                     exponent);
+      x = std::ldexp(
+          e2m1_to_f32(static_cast<unsigned>(random() % static_cast<uint64_t>(most4 + 1) | (random() % 2) << 3)),
+          exponent);
     const float scale = to_f32(encode_fp8(values, 1, 128, 128, codes, 128));
     const float scale4 = to_f32(encode_fp4(values4, 32, packed));
     for (int i = 0; i < 128; ++i) ASSERT_EQ(to_f32(f8e4m3{codes[i]}) * scale, values[i]) << seed;
@@ -267,14 +253,11 @@ TEST(Quantise, AReleaseCheckpointKeepsEveryByte) {
   EXPECT_EQ(total.bytes_before, total.bytes_after);
   EXPECT_GT(total.n_tiles, 0);
   EXPECT_EQ(total.n_inexact_tiles, 0);
-  EXPECT_EQ(read_file(once.directory + "/config.json").value(),
-            read_file(fixture("micro/config.json")).value());
+  EXPECT_EQ(read_file(once.directory + "/config.json").value(), read_file(fixture("micro/config.json")).value());
   const Outcome twice = quantised(once.directory, ExpertFormat::kFp4, 1);
   for (const auto& entry : std::filesystem::directory_iterator(once.directory)) {
     const std::string name = entry.path().filename().string();
-    EXPECT_TRUE(read_file(entry.path().string()).value() ==
-                read_file(twice.directory + "/" + name).value())
-        << name;
+    EXPECT_TRUE(read_file(entry.path().string()).value() == read_file(twice.directory + "/" + name).value()) << name;
   }
 }
 
@@ -288,8 +271,7 @@ TEST(Quantise, ADequantisedReleaseComesBackToItsValues) {
       if (is_linear(tensor)) {
         EXPECT_TRUE(values_of(back, tensor) == values_of(release, tensor)) << tensor.name;
       } else {
-        EXPECT_TRUE(content(back.tensor(tensor.name)) == content(release.tensor(tensor.name)))
-            << tensor.name;
+        EXPECT_TRUE(content(back.tensor(tensor.name)) == content(release.tensor(tensor.name))) << tensor.name;
       }
     }
     const GroupReport total = outcome.report.total();
@@ -322,15 +304,12 @@ TEST(Quantise, ExpertsBecomeFp8ExactlyUnlessTheirScalesAreTooFarApart) {
   const std::string scales = content(scale);
   const int least = static_cast<unsigned char>(*std::min_element(scales.begin(), scales.end()));
   EXPECT_TRUE(std::any_of(codes, codes + 16, [](std::byte b) { return b != std::byte{}; }));
-  std::fstream file(directory + "/model.safetensors",
-                    std::ios::in | std::ios::out | std::ios::binary);
+  std::fstream file(directory + "/model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
   file.seekp(scale.data - release.shards()[0].bytes().data());
   file.put(static_cast<char>(least + 20));
   file.close();
-  EXPECT_EQ(quantised(directory, ExpertFormat::kFp8).report[Group::kRoutedExperts].n_inexact_tiles,
-            1);
-  EXPECT_EQ(quantised(directory, ExpertFormat::kFp4).report[Group::kRoutedExperts].n_inexact_tiles,
-            1);
+  EXPECT_EQ(quantised(directory, ExpertFormat::kFp8).report[Group::kRoutedExperts].n_inexact_tiles, 1);
+  EXPECT_EQ(quantised(directory, ExpertFormat::kFp4).report[Group::kRoutedExperts].n_inexact_tiles, 1);
   EXPECT_GT(quantised(directory, ExpertFormat::kFp8).report[Group::kRoutedExperts].max_error, 0);
 }
 
@@ -348,9 +327,8 @@ TEST(Quantise, SizesThatAreNoMultiplesOfBlocks) {
       const GroupReport& group = one.report.groups[static_cast<size_t>(g)];
       EXPECT_EQ(group.n_saturated, 0);
       // Half a step of the highest binade over the least block maximum there: 16 / 256, and 1 / 5.
-      const bool fp4 =
-          experts == ExpertFormat::kFp4 &&
-          (g == static_cast<int>(Group::kRoutedExperts) || g == static_cast<int>(Group::kDraft));
+      const bool fp4 = experts == ExpertFormat::kFp4 &&
+                       (g == static_cast<int>(Group::kRoutedExperts) || g == static_cast<int>(Group::kDraft));
       EXPECT_LE(group.max_error, fp4 ? 0.2 : 0.0625) << g;
       EXPECT_EQ(group.relative_rms() > 0, group.n_converted > 0) << g;
     }
@@ -364,8 +342,7 @@ TEST(Quantise, SizesThatAreNoMultiplesOfBlocks) {
         squared += static_cast<double>(a[i]) * a[i];
       }
     }
-    EXPECT_NEAR(one.report[Group::kRoutedExperts].relative_rms(),
-                std::sqrt(squared_error / squared), 1e-6);
+    EXPECT_NEAR(one.report[Group::kRoutedExperts].relative_rms(), std::sqrt(squared_error / squared), 1e-6);
   }
   const Outcome many = quantised(odd, ExpertFormat::kFp4, 2, 300'000);
   EXPECT_GT(many.report.n_shards, 3);
@@ -413,8 +390,7 @@ TEST(Quantise, RefusesValuesThatAreNoNumbersByPlace) {
     }
     {
       const Checkpoint model = open(directory);
-      std::fstream file(directory + "/model.safetensors",
-                        std::ios::in | std::ios::out | std::ios::binary);
+      std::fstream file(directory + "/model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
       file.seekp(model.tensor(c.tensor).data - model.shards()[0].bytes().data() +
                  c.element * static_cast<int64_t>(c.value.size()));
       file.write(c.value.data(), static_cast<std::streamsize>(c.value.size()));
@@ -431,8 +407,7 @@ TEST(Quantise, RefusesToMixCheckpoints) {
   for (const char* name : {"config.json", "model-00003-of-00007.safetensors", "tokenizer.json"}) {
     const std::string output = temp_dir("taken");
     std::ofstream(output + "/" + name) << "{}";
-    EXPECT_EQ(refusal(fixture("micro"), output),
-              output + ": already holds " + name + "; expected a new directory");
+    EXPECT_EQ(refusal(fixture("micro"), output), output + ": already holds " + name + "; expected a new directory");
   }
   const std::string file = temp_dir("file") + "/f";
   std::ofstream(file) << "x";
@@ -481,8 +456,7 @@ TEST(Quantise, ReleaseGoldensAreUnchanged) {
     EXPECT_EQ(outcome.report.total().n_converted, 0) << name;
     ASSERT_EQ(before.tensors().size(), after.tensors().size()) << name;
     for (const auto& [tensor_name, tensor] : before.tensors())
-      EXPECT_TRUE(content(tensor) == content(after.tensor(tensor_name)))
-          << name << " " << tensor_name;
+      EXPECT_TRUE(content(tensor) == content(after.tensor(tensor_name))) << name << " " << tensor_name;
   }
 }
 

@@ -31,8 +31,7 @@ TEST(OutputFile, IsThereWholeOrNotAtAll) {
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory), {}), 1);
   const Status failed = write_file(directory + "/absent/a", "x");
   ASSERT_FALSE(failed.ok());
-  EXPECT_NE(failed.error().message.find(directory + "/absent/a: cannot create: "),
-            std::string::npos)
+  EXPECT_NE(failed.error().message.find(directory + "/absent/a: cannot create: "), std::string::npos)
       << failed.error().message;
 }
 
@@ -56,16 +55,14 @@ TEST(CheckpointWriter, AsksForRowsInOrderAndInBlocks) {
   });
   EXPECT_EQ(writer.total_bytes(), 7 * kRow + 3);
   EXPECT_EQ(writer.write_tensors().value(), 1);
-  EXPECT_EQ(asked,
-            (std::vector<std::pair<int64_t, int64_t>>{{0, 2}, {2, 2}, {4, 2}, {6, 1}, {0, 1}}));
+  EXPECT_EQ(asked, (std::vector<std::pair<int64_t, int64_t>>{{0, 2}, {2, 2}, {4, 2}, {6, 1}, {0, 1}}));
   ASSERT_TRUE(writer.finish(json::Object{}).ok());
   const auto map = FileMap::open(directory + "/model.safetensors");
   const auto header = parse_header(map.value().bytes(), map.value().bytes().size(), "f");
   ASSERT_TRUE(header.ok()) << header.error().message;
   for (int64_t r = 0; r < 7; ++r)
-    EXPECT_EQ(
-        map.value().bytes()[header.value().tensors[0].begin + static_cast<uint64_t>(r * kRow)],
-        static_cast<std::byte>(r));
+    EXPECT_EQ(map.value().bytes()[header.value().tensors[0].begin + static_cast<uint64_t>(r * kRow)],
+              static_cast<std::byte>(r));
   EXPECT_EQ(header.value().tensors[1].name, "b");
   EXPECT_EQ(header.value().tensors[0].begin % 8, 0u);
 }
@@ -85,8 +82,7 @@ TEST(CheckpointWriter, FillsShardsAndWritesTheIndexAndTheConfigLast) {
   EXPECT_EQ(writer.write_tensors().value(), 4);
   EXPECT_FALSE(file_exists(directory + "/config.json"));
   ASSERT_TRUE(writer.finish(json::Object{{"x", 1}}).ok());
-  const auto index =
-      json::parse(read_file(directory + "/model.safetensors.index.json").value()).value();
+  const auto index = json::parse(read_file(directory + "/model.safetensors.index.json").value()).value();
   EXPECT_EQ(index.find("metadata")->find("total_size")->to_int64(), 608);
   for (const auto& [name, shard] : {std::pair{"a", 1}, {"b", 1}, {"c", 2}, {"d", 3}, {"e", 4}})
     EXPECT_EQ(index.find("weight_map")->find(name)->as_string(),
@@ -116,8 +112,7 @@ TEST(CheckpointWriter, KnowsTheRoomOnTheDiskBeforeItBegins) {
   writer.add({"a", Dtype::kF32, {int64_t{1} << 31, int64_t{1} << 28}}, zeros(1));  // 2 EiB
   const auto written = writer.write_tensors();
   ASSERT_FALSE(written.ok());
-  EXPECT_NE(written.error().message.find("expected room for 2305843009213693952 bytes"),
-            std::string::npos)
+  EXPECT_NE(written.error().message.find("expected room for 2305843009213693952 bytes"), std::string::npos)
       << written.error().message;
 }
 

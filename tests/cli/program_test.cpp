@@ -26,8 +26,8 @@ struct Outcome {
 Outcome hadal(const std::string& arguments, const std::string& input = "") {
   const std::string directory = temp_dir("cli");
   std::ofstream(directory + "/in", std::ios::binary) << input;
-  const std::string command = std::string(HADAL_PROGRAM) + " " + arguments + " <" + directory +
-                              "/in >" + directory + "/out 2>" + directory + "/err";
+  const std::string command = std::string(HADAL_PROGRAM) + " " + arguments + " <" + directory + "/in >" + directory +
+                              "/out 2>" + directory + "/err";
   const int status = std::system(command.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(directory + "/out").value(),
           read_file(directory + "/err").value()};
@@ -50,9 +50,9 @@ TEST(Program, UsageErrorsAreStatus2AndFailuresStatus1) {
   EXPECT_EQ(hadal("--version").status, 0);
   EXPECT_EQ(hadal("run --help").status, 0);
   for (const char* arguments :
-       {"run -m /nonexistent -p hi", "inspect /nonexistent", "bench -m /nonexistent",
-        "synth --config nonexistent -o x", "quantize /nonexistent -o x",
-        "tokenize --tokenizer /nonexistent", "verify -m /nonexistent --golden /nonexistent", "train /nonexistent -o /nonexistent"}) {
+       {"run -m /nonexistent -p hi", "inspect /nonexistent", "bench -m /nonexistent", "synth --config nonexistent -o x",
+        "quantize /nonexistent -o x", "tokenize --tokenizer /nonexistent",
+        "verify -m /nonexistent --golden /nonexistent", "train /nonexistent -o /nonexistent"}) {
     const Outcome outcome = hadal(arguments);
     EXPECT_EQ(outcome.status, 1) << arguments;
     EXPECT_TRUE(outcome.err.starts_with("hadal: ")) << outcome.err;
@@ -64,10 +64,9 @@ TEST(Program, RunWritesTheAnswerAndNothingElseToStdout) {
   const Outcome first = hadal("run -m " + nano() + " -p Hello --raw -n 12 --seed 4");
   EXPECT_EQ(first.status, 0) << first.err;
   EXPECT_FALSE(first.out.empty());
-  EXPECT_EQ(first.out, hadal("run -m " + nano() +
-                                 " -p - --raw -n 12 --seed 4 --threads 1 --isa reference --chunk 2",
-                             "Hello")
-                           .out);
+  EXPECT_EQ(
+      first.out,
+      hadal("run -m " + nano() + " -p - --raw -n 12 --seed 4 --threads 1 --isa reference --chunk 2", "Hello").out);
   EXPECT_NE(first.out, hadal("run -m " + nano() + " -p Hello --raw -n 12 --seed 5").out);
   const Outcome greedy = hadal("run -m " + nano() + " -p Hello --raw -n 12 --temp 0");
   EXPECT_EQ(greedy.out, hadal("run -m " + nano() + " -p Hello --raw -n 12 --temp 0 --seed 9").out);
@@ -86,10 +85,9 @@ TEST(Program, WithoutTokenizerRunAndChatRefuseInOneLine) {
 
 TEST(Program, ChatTakesCommandsAndMessagesFromAPipe) {
   const std::string saved = temp_dir("chat") + "/c.jsonl";
-  const Outcome outcome =
-      hadal("chat -m " + nano() + " -n 6 --seed 2",
-            "hi\n/nothink\nagain\n/think max\n/bogus\n/save " + saved + "\n/reset\n/load " + saved +
-                "\n/system Be brief.\nmore\n/quit\nnever\n");
+  const Outcome outcome = hadal("chat -m " + nano() + " -n 6 --seed 2",
+                                "hi\n/nothink\nagain\n/think max\n/bogus\n/save " + saved + "\n/reset\n/load " + saved +
+                                    "\n/system Be brief.\nmore\n/quit\nnever\n");
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_NE(outcome.out.find("/bogus: no such command"), std::string::npos) << outcome.out;
   EXPECT_NE(outcome.out.find("4 messages saved"), std::string::npos) << outcome.out;
@@ -99,35 +97,31 @@ TEST(Program, ChatTakesCommandsAndMessagesFromAPipe) {
 }
 
 TEST(Program, JsonLineCommandsAnswerEveryLine) {
-  const Outcome tokens = hadal("tokenize --tokenizer " + nano(),
-                               "{\"text\": \"Hi <think>\"}\nnot json\n{\"text\": 3}\n");
+  const Outcome tokens =
+      hadal("tokenize --tokenizer " + nano(), "{\"text\": \"Hi <think>\"}\nnot json\n{\"text\": 3}\n");
   EXPECT_EQ(tokens.status, 1);
   EXPECT_EQ(std::count(tokens.out.begin(), tokens.out.end(), '\n'), 3) << tokens.out;
   EXPECT_NE(tokens.out.find("line 2"), std::string::npos) << tokens.out;
-  const Outcome text = hadal("tokenize --decode --tokenizer " + nano(),
-                             tokens.out.substr(0, tokens.out.find('\n')) + "\n");
+  const Outcome text =
+      hadal("tokenize --decode --tokenizer " + nano(), tokens.out.substr(0, tokens.out.find('\n')) + "\n");
   EXPECT_EQ(text.out, "{\"text\":\"Hi <think>\"}\n");
   const Outcome prompt = hadal("encode",
                                "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], "
                                "\"options\": {\"thinking_mode\": \"chat\"}}\n");
   EXPECT_EQ(prompt.status, 0);
-  EXPECT_NE(prompt.out.find("<｜User｜>Hi<｜Assistant｜></think>"), std::string::npos)
-      << prompt.out;
-  const Outcome error = hadal(
-      "encode",
-      "{\"messages\": [{\"role\": \"robot\"}], \"options\": {\"thinking_mode\": \"chat\"}}\n");
+  EXPECT_NE(prompt.out.find("<｜User｜>Hi<｜Assistant｜></think>"), std::string::npos) << prompt.out;
+  const Outcome error =
+      hadal("encode", "{\"messages\": [{\"role\": \"robot\"}], \"options\": {\"thinking_mode\": \"chat\"}}\n");
   EXPECT_NE(error.out.find("\"kind\":\"unknown_role\""), std::string::npos) << error.out;
-  EXPECT_NE(
-      hadal("parse", "{\"text\": \"x\", \"thinking_mode\": \"chat\"}\n").out.find("missing_eos"),
-      std::string::npos);
+  EXPECT_NE(hadal("parse", "{\"text\": \"x\", \"thinking_mode\": \"chat\"}\n").out.find("missing_eos"),
+            std::string::npos);
 }
 
 TEST(Program, InspectAndBenchGiveJson) {
   const auto summary = json::parse(hadal("inspect --json --sha256 " + nano()).out);
   ASSERT_TRUE(summary.ok());
   EXPECT_EQ(summary.value().find("fingerprint")->as_string().size(), 64u);
-  const auto bench =
-      json::parse(hadal("bench --json --repetitions 1 --prompt 8 --tokens 2 -m " + nano()).out);
+  const auto bench = json::parse(hadal("bench --json --repetitions 1 --prompt 8 --tokens 2 -m " + nano()).out);
   ASSERT_TRUE(bench.ok());
   EXPECT_GT(bench.value().find("decode")->find("tokens_per_s")->to_double(), 0);
 }
@@ -141,15 +135,13 @@ TEST(Program, QuantizeTellsWhatItDidAndLeavesNothingWhenItCannot) {
   EXPECT_EQ(table.err, "");
   const Outcome again = hadal("quantize " + nano() + " -o " + output);
   EXPECT_EQ(again.status, 1);
-  EXPECT_EQ(again.err,
-            "hadal: " + output + ": already holds config.json; expected a new directory\n");
+  EXPECT_EQ(again.err, "hadal: " + output + ": already holds config.json; expected a new directory\n");
   const auto figures = json::parse(hadal("quantize " + output + " --json -o " + output + "2").out);
   ASSERT_TRUE(figures.ok());
   const json::Value* experts = figures.value().find("groups")->find("routed experts");
   EXPECT_EQ(experts->find("converted")->to_int64(), experts->find("tensors")->to_int64());
   EXPECT_EQ(figures.value().find("total")->find("saturated")->to_int64(), 0);
-  EXPECT_EQ(read_file(nano() + "/tokenizer.json").value(),
-            read_file(output + "2/tokenizer.json").value());
+  EXPECT_EQ(read_file(nano() + "/tokenizer.json").value(), read_file(output + "2/tokenizer.json").value());
   EXPECT_EQ(hadal("run -m " + output + "2 -p Hi --raw -n 2").status, 0);
 
   EXPECT_EQ(hadal("quantize /nonexistent -o " + output + "3").status, 1);
@@ -161,9 +153,8 @@ TEST(Program, QuantizeTellsWhatItDidAndLeavesNothingWhenItCannot) {
 // A limit on file sizes stands for a full disk: write() fails half way.
 TEST(Program, QuantizeOnAFullDiskIsOneLineAndNoFiles) {
   const std::string directory = temp_dir("full"), output = directory + "/out";
-  const std::string command = "trap '' XFSZ; ulimit -f 100; exec " + std::string(HADAL_PROGRAM) +
-                              " quantize " + nano() + " -o " + output + " 2>&1 | cat >" +
-                              directory + "/said";
+  const std::string command = "trap '' XFSZ; ulimit -f 100; exec " + std::string(HADAL_PROGRAM) + " quantize " +
+                              nano() + " -o " + output + " 2>&1 | cat >" + directory + "/said";
   EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 0);
   const std::string said = read_file(directory + "/said").value();
   EXPECT_TRUE(said.starts_with("hadal: " + output + "/model.safetensors: cannot write: ")) << said;
@@ -174,8 +165,7 @@ TEST(Program, QuantizeOnAFullDiskIsOneLineAndNoFiles) {
 TEST(Program, TokenizeLearnsAVocabulary) {
   const std::string directory = temp_dir("train"), file = directory + "/tokenizer.json";
   std::string lines;
-  for (int i = 0; i < 50; ++i)
-    lines += "{\"text\": \"the cat sat on the mat, the hat of 1234 cats\"}\n";
+  for (int i = 0; i < 50; ++i) lines += "{\"text\": \"the cat sat on the mat, the hat of 1234 cats\"}\n";
   const Outcome trained = hadal("tokenize --train --vocab 290 --single-digits -o " + file, lines);
   EXPECT_EQ(trained.status, 0) << trained.err;
   EXPECT_EQ(trained.out, "");
@@ -187,13 +177,10 @@ TEST(Program, TokenizeLearnsAVocabulary) {
   EXPECT_EQ(hadal("tokenize --train --vocab 290 -o " + file, lines).status, 1);  // not over another
   std::ofstream(directory + "/plain.txt") << lines;
   std::ofstream(directory + "/lines.jsonl") << lines;
-  EXPECT_EQ(hadal("tokenize --train --vocab 290 --single-digits -o " + file + "2 " + directory +
-                  "/lines.jsonl")
-                .status,
+  EXPECT_EQ(hadal("tokenize --train --vocab 290 --single-digits -o " + file + "2 " + directory + "/lines.jsonl").status,
             0);
   EXPECT_EQ(read_file(file).value(), read_file(file + "2").value());
-  EXPECT_EQ(
-      hadal("tokenize --train --vocab 290 -o " + file + "3 " + directory + "/plain.txt").status, 0);
+  EXPECT_EQ(hadal("tokenize --train --vocab 290 -o " + file + "3 " + directory + "/plain.txt").status, 0);
   const Outcome bad = hadal("tokenize --train --vocab 290 -o " + file + "4", lines + "{}\n");
   EXPECT_EQ(bad.err, "hadal: standard input: line 51: expected {\"text\": ...}\n");
   EXPECT_EQ(hadal("tokenize --train --vocab 4000 -o " + file + "5", lines).status, 1);
@@ -226,8 +213,7 @@ TEST(Program, DataListsShowsWritesChecks) {
 
   const auto written = lines(hadal("data write --mixture sft --seed 4 --count 3").out);
   ASSERT_EQ(written.size(), 3u);
-  for (const std::string& line : written)
-    EXPECT_NE(json::parse(line).value().find("text"), nullptr);
+  for (const std::string& line : written) EXPECT_NE(json::parse(line).value().find("text"), nullptr);
   EXPECT_EQ(hadal("data write --corpus /nowhere").status, 1);
   EXPECT_EQ(hadal("data check --only talk --seeds 3").status, 0);
   EXPECT_EQ(hadal("data check --only nothing").status, 1);

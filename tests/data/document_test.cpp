@@ -50,8 +50,7 @@ TEST(Document, SftWeighsWhatTheAssistantWrites) {
             const json::Value arguments = json::parse(call.arguments).value();
             for (const auto& [name, value] : arguments.as_object())
               expected += "<｜DSML｜parameter name=\"" + name + "\" string=\"" +
-                          (value.is_string() ? "true" : "false") + "\">" + value.as_string() +
-                          "</｜DSML｜parameter>\n";
+                          (value.is_string() ? "true" : "false") + "\">" + value.as_string() + "</｜DSML｜parameter>\n";
             expected += "</｜DSML｜invoke>\n";
           }
           expected += "</｜DSML｜tool_calls>";
@@ -67,8 +66,7 @@ TEST(Document, EarlierTurnsWeighWithoutTheirReasoning) {
   const Task task = task_of("running-sum");
   const std::string text = weighted(make_document(task, Mode::kHigh, Form::kSft, tokenizer()));
   EXPECT_TRUE(text.starts_with(task.solution[0].content + text::kEos)) << text;
-  EXPECT_NE(text.find(task.solution.back().reasoning + text::kThinkClose), std::string::npos)
-      << text;
+  EXPECT_NE(text.find(task.solution.back().reasoning + text::kThinkClose), std::string::npos) << text;
 }
 
 TEST(Document, PretrainingSparesConstantsAndFiller) {
@@ -160,9 +158,8 @@ TEST(Corpus, LoadsSamplesAndRefuses) {
   {
     std::ofstream file(path);
     for (int i = 0; i < 400; ++i)
-      file << json::dump(json::Object{
-                  {"source", i % 2 ? "wordnet" : "other"},
-                  {"text", "line " + std::to_string(i) + " one\nline two of it\nline three of it"}})
+      file << json::dump(json::Object{{"source", i % 2 ? "wordnet" : "other"},
+                                      {"text", "line " + std::to_string(i) + " one\nline two of it\nline three of it"}})
            << "\n";
   }
   const Corpus corpus = Corpus::load(path).value();
@@ -179,8 +176,7 @@ TEST(Corpus, LoadsSamplesAndRefuses) {
   const Mixture mixture = Mixture::named("base", &tokenizer(), &corpus).value();
   bool seen = false;
   for (uint64_t r = 0; r < 5; ++r)
-    seen = seen || tokenizer().decode(mixture.row(1, 1, r, 2000).ids).find("line three of it") !=
-                       std::string::npos;
+    seen = seen || tokenizer().decode(mixture.row(1, 1, r, 2000).ids).find("line three of it") != std::string::npos;
   EXPECT_TRUE(seen);
 
   EXPECT_EQ(Corpus::load(directory + "/none").error().code, Code::kNotFound);

@@ -86,42 +86,34 @@ TEST(Worlds, InterfacesBehave) {
   const World& shop = worlds()[2];
   Rng rng(1);
   const Store store = Store::random(shop, 7, rng);
-  const std::string item = store.records[4].key,
-                    price = std::to_string(store.records[4].numbers[0]);
+  const std::string item = store.records[4].key, price = std::to_string(store.records[4].numbers[0]);
   const json::Value arguments(json::Object{{"item", item}});
 
   StoreEnvironment direct(store, Interface::kDirect, {});
   EXPECT_NE(direct.call("get_item", arguments).find("\"price\": " + price), std::string::npos);
   EXPECT_NE(direct.call("get_contact", arguments).find("error"), std::string::npos);
-  EXPECT_NE(direct.call("get_item", json::Object{{"item", "nothing"}}).find("error"),
-            std::string::npos);
+  EXPECT_NE(direct.call("get_item", json::Object{{"item", "nothing"}}).find("error"), std::string::npos);
   EXPECT_NE(direct.call("get_item", json::Array{}).find("error"), std::string::npos);
-  EXPECT_NE(
-      direct.call("set_item", json::Object{{"item", item}, {"field", "price"}, {"value", "seven"}})
-          .find("error"),
-      std::string::npos);
+  EXPECT_NE(direct.call("set_item", json::Object{{"item", item}, {"field", "price"}, {"value", "seven"}}).find("error"),
+            std::string::npos);
   EXPECT_EQ(direct.state(), store.state());
   EXPECT_EQ(direct.successful_calls(), 1);
-  EXPECT_EQ(direct.call("set_item", json::Object{{"item", item}, {"field", "price"}, {"value", 7}}),
-            R"({"ok": true})");
+  EXPECT_EQ(direct.call("set_item", json::Object{{"item", item}, {"field", "price"}, {"value", 7}}), R"({"ok": true})");
   EXPECT_NE(direct.state(), store.state());
 
   StoreEnvironment paged(store, Interface::kPaged, {});
   const auto page = [&](int n) {
-    return json::parse(paged.call("list_items", json::Object{{"field", "price"}, {"page", n}}))
-        .value();
+    return json::parse(paged.call("list_items", json::Object{{"field", "price"}, {"page", n}})).value();
   };
   EXPECT_EQ(page(1).find("rows")->as_array().size(), StoreEnvironment::kPageSize);
   EXPECT_EQ(page(1).find("next")->to_int64(), 2);
   EXPECT_TRUE(page(3).find("next")->is_null());
   EXPECT_NE(page(4).find("error"), nullptr);
 
-  StoreEnvironment locked(store, Interface::kNoisy,
-                          {.kind = Noise::Kind::kCode, .at = 0, .code = 482});
+  StoreEnvironment locked(store, Interface::kNoisy, {.kind = Noise::Kind::kCode, .at = 0, .code = 482});
   EXPECT_EQ(locked.call("get_item", arguments), R"({"error": "locked, add code 482"})");
   EXPECT_EQ(locked.call("get_item", arguments), R"({"error": "locked, add code 482"})");
-  EXPECT_NE(locked.call("get_item", json::Object{{"item", item}, {"code", 482}}).find(price),
-            std::string::npos);
+  EXPECT_NE(locked.call("get_item", json::Object{{"item", item}, {"code", 482}}).find(price), std::string::npos);
   EXPECT_NE(locked.call("get_item", arguments).find(price), std::string::npos);
 }
 
@@ -130,13 +122,11 @@ TEST(Tasks, ForbiddenSideEffectsFail) {
   Episode episode(task);
   for (const Step& step : task.solution) {
     if (step.calls.empty()) {  // right so far: now change something nobody asked for
-      const std::string item =
-          json::parse(task.solution[0].calls[0].arguments).value().find("item")->as_string();
+      const std::string item = json::parse(task.solution[0].calls[0].arguments).value().find("item")->as_string();
       episode.answer({.reasoning = "",
                       .content = "",
-                      .tool_calls = {{"set_item", json::dump(json::Object{{"item", item},
-                                                                          {"field", "stock"},
-                                                                          {"value", 12345}})}}});
+                      .tool_calls = {{"set_item", json::dump(json::Object{
+                                                      {"item", item}, {"field", "stock"}, {"value", 12345}})}}});
     }
     episode.answer(message_of(step, Mode::kPlain));
   }
@@ -163,9 +153,7 @@ TEST(Tasks, MaxThinksMoreThanHighAndPlainNotAtAll) {
     const Task task = make_task(key_of(id, 1)).value();
     for (const Step& step : task.solution) {
       EXPECT_TRUE(message_of(step, Mode::kPlain).reasoning.empty());
-      EXPECT_GT(message_of(step, Mode::kMax).reasoning.size(),
-                message_of(step, Mode::kHigh).reasoning.size())
-          << id;
+      EXPECT_GT(message_of(step, Mode::kMax).reasoning.size(), message_of(step, Mode::kHigh).reasoning.size()) << id;
       EXPECT_EQ(message_of(step, Mode::kMax).content, message_of(step, Mode::kPlain).content);
     }
   }
@@ -221,10 +209,7 @@ TEST(Splits, EveryKindIsAskedInManyWays) {
     std::set<std::string> openings;
     for (uint64_t seed = 0; seed < 60; ++seed) {
       const std::string question =
-          make_task(key_of(std::string("shop/") + goal_name(goal) + "/direct", seed))
-              .value()
-              .turns[0]
-              .user;
+          make_task(key_of(std::string("shop/") + goal_name(goal) + "/direct", seed)).value().turns[0].user;
       openings.insert(question.substr(0, question.find(' ', question.find(' ') + 1)));
     }
     EXPECT_GE(openings.size(), 4u) << goal_name(goal);
@@ -241,9 +226,8 @@ TEST(Stories, AreVaried) {
     plots.insert(story.plot);
     EXPECT_GE(story.questions.size(), 4u);
     for (const Question& question : story.questions)
-      EXPECT_NE(story.text.find(question.answer), std::string::npos)
-          << story.text << "\n"
-          << question.asks << " " << question.answer;
+      EXPECT_NE(story.text.find(question.answer), std::string::npos) << story.text << "\n"
+                                                                     << question.asks << " " << question.answer;
     std::vector<std::string> words;
     std::string word;
     for (const char c : story.text + " ")
@@ -257,14 +241,12 @@ TEST(Stories, AreVaried) {
     }
   }
   EXPECT_EQ(static_cast<int>(plots.size()), plot_count());
-  EXPECT_GT(static_cast<double>(grams.size()), 0.40 * static_cast<double>(total))
-      << grams.size() << " of " << total;
+  EXPECT_GT(static_cast<double>(grams.size()), 0.40 * static_cast<double>(total)) << grams.size() << " of " << total;
 }
 
 TEST(Recall, DistancesAreWhatTheyClaim) {
   static constexpr int kDistances[] = {32, 96, 128, 256, 512, 1024, 2048, 4096};
-  for (const char* id :
-       {"recall-needle", "recall-store", "recall-ledger", "recall-key-value", "recall-latest"})
+  for (const char* id : {"recall-needle", "recall-store", "recall-ledger", "recall-key-value", "recall-latest"})
     for (int d = 0; d < 8; ++d) {
       const Task task = make_task(key_of(id, 1, d)).value();
       const int tokens = rough_tokens(task.turns[0].user);
@@ -278,20 +260,17 @@ TEST(Judge, ExactContainsJsonStory) {
   EXPECT_TRUE(judge(exact, " 42.\n").pass);
   EXPECT_FALSE(judge(exact, "420").pass);
   EXPECT_FALSE(judge(exact, "").pass);
-  const Expectation contains{
-      .kind = Expectation::Kind::kContains, .values = {"hello|hi", "help"}, .json = {}};
+  const Expectation contains{.kind = Expectation::Kind::kContains, .values = {"hello|hi", "help"}, .json = {}};
   EXPECT_TRUE(judge(contains, "HI, can I Help?").pass);
   EXPECT_FALSE(judge(contains, "Hello!").pass);
-  const Expectation shape{.kind = Expectation::Kind::kJson,
-                          .values = {},
-                          .json = json::Object{{"a", 1}, {"b", json::Array{"x", true}}}};
+  const Expectation shape{
+      .kind = Expectation::Kind::kJson, .values = {}, .json = json::Object{{"a", 1}, {"b", json::Array{"x", true}}}};
   EXPECT_TRUE(judge(shape, R"( {"b":["x", true],"a":1} )").pass);
   EXPECT_FALSE(judge(shape, R"({"a": 1, "b": [true, "x"]})").pass);
   EXPECT_FALSE(judge(shape, R"({"a": "1", "b": ["x", true]})").pass);
   EXPECT_FALSE(judge(shape, R"({"a": 1, "b": ["x", true], "c": 0})").pass);
   EXPECT_FALSE(judge(shape, "{").pass);
-  const Expectation story{
-      .kind = Expectation::Kind::kStory, .values = {"Mia", "ball"}, .json = {}, .min_words = 8};
+  const Expectation story{.kind = Expectation::Kind::kStory, .values = {"Mia", "ball"}, .json = {}, .min_words = 8};
   EXPECT_TRUE(judge(story, "Mia had a ball. She was very happy.").pass);
   EXPECT_FALSE(judge(story, "Mia had a ball.").pass);
   EXPECT_FALSE(judge(story, "Mia had a ball. Mia had a ball. Mia had a ball.").pass);

@@ -37,12 +37,10 @@ TEST(Batch, CompletionsEqualThoseAlone) {
     std::vector<Job> jobs(6);
     for (Job& job : jobs) {
       job.prompt = testing::random_tokens(random(), 1 + static_cast<int64_t>(random() % 90), 96);
-      job.sampling = {
-          .temperature = random() % 2 ? 1.0f : 0.0f, .repetition_penalty = 1.2f, .seed = random()};
+      job.sampling = {.temperature = random() % 2 ? 1.0f : 0.0f, .repetition_penalty = 1.2f, .seed = random()};
       job.max_tokens = 1 + static_cast<int64_t>(random() % 30);
       Session alone(*engine);
-      const auto completion =
-          alone.generate(job.prompt, {.sampling = job.sampling, .max_tokens = job.max_tokens});
+      const auto completion = alone.generate(job.prompt, {.sampling = job.sampling, .max_tokens = job.max_tokens});
       ASSERT_TRUE(completion.ok()) << completion.error().message;
       job.expected = completion.value().tokens;
     }
@@ -53,10 +51,8 @@ TEST(Batch, CompletionsEqualThoseAlone) {
     while (next < jobs.size() || !batch.empty()) {
       if (next < jobs.size() && (batch.empty() || random() % 3 == 0)) {
         const Job& job = jobs[next];
-        const auto id = batch.add({.prompt = job.prompt,
-                                   .start = {},
-                                   .sampling = job.sampling,
-                                   .max_tokens = job.max_tokens});
+        const auto id =
+            batch.add({.prompt = job.prompt, .start = {}, .sampling = job.sampling, .max_tokens = job.max_tokens});
         ASSERT_TRUE(id.ok());
         job_of[id.value()] = next++;
       }
@@ -88,14 +84,9 @@ TEST(Batch, ALongPromptDoesNotHoldUpARunningCompletion) {
                                 .max_tokens = 40})
                           .value();
   ASSERT_TRUE(batch.step(events).ok());
-  ASSERT_TRUE(std::any_of(events.begin(), events.end(),
-                          [](const Event& e) { return e.kind == Event::Kind::kToken; }));
-  const int reading = batch
-                          .add({.prompt = testing::random_tokens(2, 60, 96),
-                                .start = {},
-                                .sampling = {},
-                                .max_tokens = 1})
-                          .value();
+  ASSERT_TRUE(std::any_of(events.begin(), events.end(), [](const Event& e) { return e.kind == Event::Kind::kToken; }));
+  const int reading =
+      batch.add({.prompt = testing::random_tokens(2, 60, 96), .start = {}, .sampling = {}, .max_tokens = 1}).value();
   for (int step = 0; step < 5; ++step) {
     ASSERT_TRUE(batch.step(events).ok());
     for (const Event& event : events)
@@ -103,12 +94,10 @@ TEST(Batch, ALongPromptDoesNotHoldUpARunningCompletion) {
         EXPECT_EQ(event.kind, Event::Kind::kRead);
         EXPECT_EQ(event.prompt_done, 7 * (step + 1));  // one of the eight rows is the other's token
       }
-    const bool moved =
-        std::any_of(events.begin(), events.end(), [&](const Event& e) { return e.id == running; });
+    const bool moved = std::any_of(events.begin(), events.end(), [&](const Event& e) { return e.id == running; });
     EXPECT_TRUE(moved);
-    if (std::any_of(events.begin(), events.end(), [&](const Event& e) {
-          return e.id == running && e.kind == Event::Kind::kDone;
-        }))
+    if (std::any_of(events.begin(), events.end(),
+                    [&](const Event& e) { return e.id == running && e.kind == Event::Kind::kDone; }))
       break;
   }
 }
@@ -118,13 +107,9 @@ TEST(Batch, SnapshotsStartsStopsAndErrors) {
   const auto prompt = testing::random_tokens(5, 50, 96);
   std::vector<Event> events;
   Batch batch(*engine);
-  const int first = batch
-                        .add({.prompt = prompt,
-                              .start = {},
-                              .sampling = {.temperature = 0},
-                              .max_tokens = 6,
-                              .snapshot_at = 21})
-                        .value();
+  const int first =
+      batch.add({.prompt = prompt, .start = {}, .sampling = {.temperature = 0}, .max_tokens = 6, .snapshot_at = 21})
+          .value();
   while (!batch.empty()) ASSERT_TRUE(batch.step(events).ok());
   Finished finished = batch.take(first);
   ASSERT_TRUE(finished.snapshot);
@@ -153,13 +138,11 @@ TEST(Batch, SnapshotsStartsStopsAndErrors) {
   EXPECT_FALSE(batch.add({.prompt = {1, 96}, .start = {}, .sampling = {}}).ok());
   EXPECT_FALSE(batch.add({.prompt = prompt, .start = {}, .sampling = {.top_p = 0}}).ok());
   Finished other = batch.take([&] {
-    const int id =
-        batch.add({.prompt = {3, 4, 5}, .start = {}, .sampling = {}, .max_tokens = 1}).value();
+    const int id = batch.add({.prompt = {3, 4, 5}, .start = {}, .sampling = {}, .max_tokens = 1}).value();
     while (!batch.empty()) EXPECT_TRUE(batch.step(events).ok());
     return id;
   }());
-  const auto wrong =
-      batch.add({.prompt = {4, 4, 5, 6}, .start = std::move(other.context), .sampling = {}});
+  const auto wrong = batch.add({.prompt = {4, 4, 5, 6}, .start = std::move(other.context), .sampling = {}});
   ASSERT_FALSE(wrong.ok());
   EXPECT_NE(wrong.error().message.find("prefix"), std::string::npos);
 }

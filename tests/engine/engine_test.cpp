@@ -22,8 +22,7 @@ TEST(Session, AnyChunkAndAnyReuseGiveTheSameTokens) {
   std::vector<TokenId> expected;
   for (const int64_t chunk : {1, 7, 512}) {
     Session fresh(*engine);
-    const auto completion =
-        fresh.generate(prompt, {.sampling = {.seed = 5}, .max_tokens = 20, .chunk = chunk});
+    const auto completion = fresh.generate(prompt, {.sampling = {.seed = 5}, .max_tokens = 20, .chunk = chunk});
     ASSERT_TRUE(completion.ok()) << completion.error().message;
     if (expected.empty()) expected = completion.value().tokens;
     EXPECT_EQ(completion.value().tokens, expected) << chunk;
@@ -45,11 +44,10 @@ TEST(Session, StopsAndLimitsAndErrors) {
   Session session(*engine);
   const auto prompt = testing::random_tokens(4, 20, 96);
   int n = 0;
-  auto completion =
-      session.generate(prompt, {.max_tokens = 50, .token = [&](const sample::Choice&) {
-                                  if (++n == 3) session.stop();
-                                  return true;
-                                }});
+  auto completion = session.generate(prompt, {.max_tokens = 50, .token = [&](const sample::Choice&) {
+                                                if (++n == 3) session.stop();
+                                                return true;
+                                              }});
   ASSERT_TRUE(completion.ok());
   if (completion.value().finish != Finish::kStop) {
     EXPECT_EQ(completion.value().finish, Finish::kCancelled);

@@ -40,8 +40,7 @@ void expect_ok(const std::string& arguments) {
 }
 
 TEST(Verify, MicroAgreesInBothNumericsForEveryChunkThreadsAndBatch) {
-  const std::string micro =
-      "-m " + fixture("micro") + " --golden " + fixture("micro/expected.safetensors");
+  const std::string micro = "-m " + fixture("micro") + " --golden " + fixture("micro/expected.safetensors");
   expect_ok(micro);
   expect_ok(micro + " --chunk 1 --threads 2 --batch 3");
   expect_ok(micro + " --chunk 7 --threads 5");
@@ -52,18 +51,17 @@ TEST(Verify, MicroAgreesInBothNumericsForEveryChunkThreadsAndBatch) {
 TEST(Verify, EveryGoldenCheckpointAgrees) {
   HADAL_NEEDS_SHARED("golden/expected");
   int variant = 0;
-  for (const char* name : {"flash-tiny", "pro-tiny", "traps", "base-tiny", "bf16-tiny", "sharded",
-                           "legacy-names", "long"}) {
-    static constexpr const char* kVariants[] = {"--chunk 64 --threads 2 --batch 3",
-                                                "--chunk 7 --threads 1", "--chunk 1000 --threads 5",
-                                                "--chunk 64 --threads 2 --batch 3"};
-    expect_ok("-m " + shared_path("golden/model") + "/" + name + " --golden " +
-              shared_path("golden/expected") + "/" + name + ".safetensors " +
-              kVariants[variant++ % 4]);
+  for (const char* name :
+       {"flash-tiny", "pro-tiny", "traps", "base-tiny", "bf16-tiny", "sharded", "legacy-names", "long"}) {
+    static constexpr const char* kVariants[] = {"--chunk 64 --threads 2 --batch 3", "--chunk 7 --threads 1",
+                                                "--chunk 1000 --threads 5", "--chunk 64 --threads 2 --batch 3"};
+    expect_ok("-m " + shared_path("golden/model") + "/" + name + " --golden " + shared_path("golden/expected") + "/" +
+              name + ".safetensors " + kVariants[variant++ % 4]);
   }
 }
 
-void expect_failure(const std::string& model, const std::string& golden, const std::string& more, const std::string& says = "") {
+void expect_failure(const std::string& model, const std::string& golden, const std::string& more,
+                    const std::string& says = "") {
   const Outcome result = run("verify -m " + model + " --golden " + golden + more);
   EXPECT_EQ(result.status, 1) << result.output;
   EXPECT_NE(result.output.find("verify: FAIL"), std::string::npos) << result.output;
@@ -110,18 +108,24 @@ TEST(Verify, EveryMistakeOfTheForwardPassFails) {
     SCOPED_TRACE(tensor);
     const std::string model = testing::copy_of(fixture("micro"));
     testing::patch_tensor(model + "/model.safetensors", tensor, change);
-    expect_failure(model, golden, " --numerics exact", tensor[0] == 'm' ? "checks: exact.mtp_logits" : "checks: exact.logits, exact.mtp_logits");
+    expect_failure(model, golden, " --numerics exact",
+                   tensor[0] == 'm' ? "checks: exact.mtp_logits" : "checks: exact.logits, exact.mtp_logits");
   }
 }
 
 TEST(Verify, AChangedGoldenFails) {
-  const std::pair<const char*, const char*> cases[] = {
-      {"exact.logits", "exact.logits"},          {"exact.mtp_logits", "exact.mtp_logits"},
-      {"exact.greedy", "exact.greedy"},          {"faithful.decode_logits", "faithful.decode_logits"},
-      {"tap.layers.1.attn_out", "layers.1.attn_out"}, {"tap.layers.1.entries", "layers.1.entries"},
-      {"tap.layers.1.index_sel", "layers.1.index_sel"}, {"tap.layers.2.ffn_out", "layers.2.ffn_out"},
-      {"tap.layers.2.route_sel", "layers.2.route_sel"}, {"tap.layers.2.route_w", "layers.2.route_w"},
-      {"rows", "expected positions"},            {"faithful.decode_start", "faithful.decode_start"}};
+  const std::pair<const char*, const char*> cases[] = {{"exact.logits", "exact.logits"},
+                                                       {"exact.mtp_logits", "exact.mtp_logits"},
+                                                       {"exact.greedy", "exact.greedy"},
+                                                       {"faithful.decode_logits", "faithful.decode_logits"},
+                                                       {"tap.layers.1.attn_out", "layers.1.attn_out"},
+                                                       {"tap.layers.1.entries", "layers.1.entries"},
+                                                       {"tap.layers.1.index_sel", "layers.1.index_sel"},
+                                                       {"tap.layers.2.ffn_out", "layers.2.ffn_out"},
+                                                       {"tap.layers.2.route_sel", "layers.2.route_sel"},
+                                                       {"tap.layers.2.route_w", "layers.2.route_w"},
+                                                       {"rows", "expected positions"},
+                                                       {"faithful.decode_start", "faithful.decode_start"}};
   for (const auto& [tensor, says] : cases) {
     SCOPED_TRACE(tensor);
     const std::string copy = testing::copy_of(fixture("micro"));
@@ -138,8 +142,8 @@ TEST(Verify, AChangedGoldenFails) {
 
 TEST(Verify, AWrongModelFails) {
   HADAL_NEEDS_SHARED("golden/expected");
-  const Outcome result = run("verify -m " + fixture("micro") + " --golden " +
-                             shared_path("golden/expected") + "/sharded.safetensors");
+  const Outcome result =
+      run("verify -m " + fixture("micro") + " --golden " + shared_path("golden/expected") + "/sharded.safetensors");
   EXPECT_EQ(result.status, 1);
   EXPECT_NE(result.output.find("verify: FAIL"), std::string::npos) << result.output;
 }

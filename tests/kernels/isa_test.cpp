@@ -22,7 +22,8 @@ class GuardedBytes {
   explicit GuardedBytes(int64_t size) : size_(size) {
     const int64_t page = sysconf(_SC_PAGESIZE);
     mapped_ = (size + page - 1) / page * page + page;
-    base_ = static_cast<std::byte*>(mmap(nullptr, static_cast<size_t>(mapped_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    base_ = static_cast<std::byte*>(
+        mmap(nullptr, static_cast<size_t>(mapped_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     EXPECT_NE(base_, MAP_FAILED);
     mprotect(base_ + mapped_ - page, static_cast<size_t>(page), PROT_NONE);
     data_ = base_ + mapped_ - page - size;
@@ -44,16 +45,20 @@ struct Kind {
   bool f32_scales, rounds, quantised_input;
 };
 constexpr Kind kKinds[] = {
-    {WeightFormat::kF32, false, false, false},     {WeightFormat::kBf16, false, false, false},
-    {WeightFormat::kFp8Block, false, false, true}, {WeightFormat::kFp8Block, true, false, true},
-    {WeightFormat::kFp8Block, false, true, false}, {WeightFormat::kFp8Block, true, true, false},
+    {WeightFormat::kF32, false, false, false},      {WeightFormat::kBf16, false, false, false},
+    {WeightFormat::kFp8Block, false, false, true},  {WeightFormat::kFp8Block, true, false, true},
+    {WeightFormat::kFp8Block, false, true, false},  {WeightFormat::kFp8Block, true, true, false},
     {WeightFormat::kFp8Block, false, false, false}, {WeightFormat::kFp4Block, false, false, true},
     {WeightFormat::kFp4Block, false, false, false}};
 
 // Rows [row_begin, rows) of a weight [rows, cols]; only those rows exist in memory, at its end.
 struct RandomWeight {
   RandomWeight(const Kind& kind, int64_t rows, int64_t cols, int64_t row_begin, std::mt19937_64& random)
-      : weight{.format = kind.format, .scales_are_f32 = kind.f32_scales, .rounds_to_bf16 = kind.rounds, .rows = rows, .cols = cols},
+      : weight{.format = kind.format,
+               .scales_are_f32 = kind.f32_scales,
+               .rounds_to_bf16 = kind.rounds,
+               .rows = rows,
+               .cols = cols},
         bytes((rows - row_begin) * weight.row_bytes()),
         scales(scale_bytes(kind, rows, cols)) {
     const auto fill_floats = [&](std::byte* to, int64_t n, bool bf16_values) {
@@ -72,13 +77,15 @@ struct RandomWeight {
     if (kind.f32_scales) {
       fill_floats(scales.data(), scales.size() / 4, false);
     } else {
-      for (int64_t i = 0; i < scales.size(); ++i) scales.data()[i] = static_cast<std::byte>(random() % 16 == 0 ? random() % 90 + 60 : 115 + random() % 12);
+      for (int64_t i = 0; i < scales.size(); ++i)
+        scales.data()[i] = static_cast<std::byte>(random() % 16 == 0 ? random() % 90 + 60 : 115 + random() % 12);
     }
     weight.data = bytes.data() - row_begin * weight.row_bytes();
     weight.scale = scales.data();
   }
   static int64_t scale_bytes(const Kind& kind, int64_t rows, int64_t cols) {
-    if (kind.format == WeightFormat::kFp8Block) return (rows + 127) / 128 * ((cols + 127) / 128) * (kind.f32_scales ? 4 : 1);
+    if (kind.format == WeightFormat::kFp8Block)
+      return (rows + 127) / 128 * ((cols + 127) / 128) * (kind.f32_scales ? 4 : 1);
     return kind.format == WeightFormat::kFp4Block ? rows * (cols / 32) : 1;
   }
   Weight weight;
@@ -86,26 +93,38 @@ struct RandomWeight {
 };
 
 // The product of the last `n_rows` rows on every runnable instruction set and with tokens one by one.
-void expect_equal_products(const Kind& kind, int64_t rows, int64_t cols, int64_t n_rows, int64_t n_tokens, uint64_t seed) {
-  SCOPED_TRACE(::testing::Message() << "format " << static_cast<int>(kind.format) << " f32 scales " << kind.f32_scales << " rounds "
-                                    << kind.rounds << " quantised " << kind.quantised_input << " rows " << rows << " cols " << cols
-                                    << " last " << n_rows << " tokens " << n_tokens << " seed " << seed);
+void expect_equal_products(const Kind& kind, int64_t rows, int64_t cols, int64_t n_rows, int64_t n_tokens,
+                           uint64_t seed) {
+  SCOPED_TRACE(::testing::Message() << "format " << static_cast<int>(kind.format) << " f32 scales " << kind.f32_scales
+                                    << " rounds " << kind.rounds << " quantised " << kind.quantised_input << " rows "
+                                    << rows << " cols " << cols << " last " << n_rows << " tokens " << n_tokens
+                                    << " seed " << seed);
   std::mt19937_64 random(seed);
   const RandomWeight w(kind, rows, cols, rows - n_rows, random);
   const int64_t stride = cols;  // the last input row ends at the end of its memory
   GuardedBytes x_bytes(n_tokens * stride * 4);
   float* x = reinterpret_cast<float*>(x_bytes.data());
   std::normal_distribution<float> normal;
-  for (int64_t i = 0; i < n_tokens * stride; ++i) x[i] = round_bf16(random() % 50 == 0 ? 0.0f : normal(random) * (random() % 40 == 0 ? 100.0f : 1.0f));
+  for (int64_t i = 0; i < n_tokens * stride; ++i)
+    x[i] = round_bf16(random() % 50 == 0 ? 0.0f : normal(random) * (random() % 40 == 0 ? 100.0f : 1.0f));
   ThreadPool pool(1);
   QuantisedInput quantiser;
-  const LinearInput input = kind.quantised_input ? quantiser.quantise(pool, reference(), x, stride, n_tokens, cols) : plain_input(x, stride, cols);
+  const LinearInput input = kind.quantised_input ? quantiser.quantise(pool, reference(), x, stride, n_tokens, cols)
+                                                 : plain_input(x, stride, cols);
   std::vector<int32_t> order(static_cast<size_t>(n_tokens));
-  for (int64_t t = 0; t < n_tokens; ++t) order[static_cast<size_t>(t)] = static_cast<int32_t>((t * 7 + 3) % n_tokens);  // a gather
+  for (int64_t t = 0; t < n_tokens; ++t)
+    order[static_cast<size_t>(t)] = static_cast<int32_t>((t * 7 + 3) % n_tokens);  // a gather
   const auto product = [&](const Isa& isa, int64_t first, int64_t n) {
     std::vector<float> y(static_cast<size_t>(n * n_rows));
-    isa.linear({.weight = &w.weight, .input = input, .input_rows = order.data() + first, .n_tokens = n, .row_begin = rows - n_rows,
-                .n_rows = n_rows, .out = y.data(), .out_stride = n_rows}, 0, n_rows);
+    isa.linear({.weight = &w.weight,
+                .input = input,
+                .input_rows = order.data() + first,
+                .n_tokens = n,
+                .row_begin = rows - n_rows,
+                .n_rows = n_rows,
+                .out = y.data(),
+                .out_stride = n_rows},
+               0, n_rows);
     return y;
   };
   const std::vector<float> expected = product(reference(), 0, n_tokens);
@@ -114,7 +133,8 @@ void expect_equal_products(const Kind& kind, int64_t rows, int64_t cols, int64_t
     const std::vector<float> got = product(*isa, 0, n_tokens);
     ASSERT_EQ(std::memcmp(got.data(), expected.data(), got.size() * 4), 0) << isa->name;
     const std::vector<float> last = product(*isa, n_tokens - 1, 1);
-    ASSERT_EQ(std::memcmp(last.data(), expected.data() + (n_tokens - 1) * n_rows, last.size() * 4), 0) << isa->name << ", alone";
+    ASSERT_EQ(std::memcmp(last.data(), expected.data() + (n_tokens - 1) * n_rows, last.size() * 4), 0)
+        << isa->name << ", alone";
   }
 }
 
@@ -123,8 +143,10 @@ TEST(Linear, OddShapesHaveTheBitsOfTheReference) {
   for (const Kind& kind : kKinds)
     for (int i = 0; i < 14; ++i) {
       const bool fp4 = kind.format == WeightFormat::kFp4Block;
-      const int64_t cols = fp4 ? 32 * (1 + static_cast<int64_t>(random() % 13)) : 1 + static_cast<int64_t>(random() % 420);
-      const int64_t rows = 1 + static_cast<int64_t>(random() % 300), n_rows = 1 + static_cast<int64_t>(random() % std::min<int64_t>(rows, 70));
+      const int64_t cols =
+          fp4 ? 32 * (1 + static_cast<int64_t>(random() % 13)) : 1 + static_cast<int64_t>(random() % 420);
+      const int64_t rows = 1 + static_cast<int64_t>(random() % 300),
+                    n_rows = 1 + static_cast<int64_t>(random() % std::min<int64_t>(rows, 70));
       static constexpr int64_t kTokens[] = {1, 2, 3, 4, 5, 7, 8, 9, 17, 31};
       expect_equal_products(kind, rows, cols, n_rows, kTokens[random() % 10], random());
     }
@@ -133,37 +155,48 @@ TEST(Linear, OddShapesHaveTheBitsOfTheReference) {
 // Every matrix of Flash, Pro, their Base variants and the DSpark drafts, in the kinds that faithful and exact read.
 TEST(Linear, FlashAndProShapesHaveTheBitsOfTheReference) {
   constexpr Kind kF32{WeightFormat::kF32, false, false, false}, kBf16{WeightFormat::kBf16, false, false, false};
-  constexpr Kind kFp8{WeightFormat::kFp8Block, false, false, true}, kFp8Plain{WeightFormat::kFp8Block, false, false, false};
-  constexpr Kind kFp8Base{WeightFormat::kFp8Block, true, false, true}, kFp8BasePlain{WeightFormat::kFp8Block, true, false, false};
-  constexpr Kind kWoA{WeightFormat::kFp8Block, false, true, false}, kWoABase{WeightFormat::kFp8Block, true, true, false};
-  constexpr Kind kFp4{WeightFormat::kFp4Block, false, false, true}, kFp4Plain{WeightFormat::kFp4Block, false, false, false};
+  constexpr Kind kFp8{WeightFormat::kFp8Block, false, false, true},
+      kFp8Plain{WeightFormat::kFp8Block, false, false, false};
+  constexpr Kind kFp8Base{WeightFormat::kFp8Block, true, false, true},
+      kFp8BasePlain{WeightFormat::kFp8Block, true, false, false};
+  constexpr Kind kWoA{WeightFormat::kFp8Block, false, true, false},
+      kWoABase{WeightFormat::kFp8Block, true, true, false};
+  constexpr Kind kFp4{WeightFormat::kFp4Block, false, false, true},
+      kFp4Plain{WeightFormat::kFp4Block, false, false, false};
   struct Shape {
     int64_t rows, cols;
     std::vector<Kind> kinds;
   };
   std::vector<Shape> shapes;
   const std::vector<Kind> fp8 = {kFp8, kFp8Plain}, expert = {kFp4, kFp4Plain, kFp8Base, kFp8BasePlain};
-  for (const auto& [d, ql, heads, groups, experts, m] : {std::tuple{4096, 1024, 64, 8, 256, 2048}, {7168, 1536, 128, 16, 384, 3072}}) {
-    shapes.insert(shapes.end(), {{ql, d, fp8},                                            // wq_a
-                                 {heads * 512, ql, fp8},                                  // wq_b
-                                 {512, d, fp8},                                           // wkv
+  for (const auto& [d, ql, heads, groups, experts, m] :
+       {std::tuple{4096, 1024, 64, 8, 256, 2048}, {7168, 1536, 128, 16, 384, 3072}}) {
+    shapes.insert(shapes.end(), {{ql, d, fp8},                                                       // wq_a
+                                 {heads * 512, ql, fp8},                                             // wq_b
+                                 {512, d, fp8},                                                      // wkv
                                  {groups * 1024, 4096, {kWoA, kWoABase, kFp8Plain, kFp8BasePlain}},  // wo_a
-                                 {d, groups * 1024, fp8},                                 // wo_b
-                                 {64 * 128, ql, fp8},                                     // indexer wq_b
-                                 {64, d, {kBf16}},                                        // weights_proj
-                                 {1024, d, {kBf16}}, {512, d, {kBf16}}, {256, d, {kBf16}},  // compressors: CSA, HCA, indexer
-                                 {experts, d, {kBf16}},                                   // gate
-                                 {m, d, expert}, {d, m, expert},                          // w1 and w3, w2
-                                 {m, d, fp8}, {d, m, fp8},                                // shared
-                                 {24, 4 * d, {kF32}}, {4, 4 * d, {kF32}},                 // hc_fn, hc_head_fn
-                                 {129280, d, {kBf16, kF32}},                              // head
-                                 {d, d, fp8},                                             // e_proj, h_proj
-                                 {d, 3 * d, fp8}});                                       // main_proj
+                                 {d, groups * 1024, fp8},                                            // wo_b
+                                 {64 * 128, ql, fp8},                                                // indexer wq_b
+                                 {64, d, {kBf16}},                                                   // weights_proj
+                                 {1024, d, {kBf16}},
+                                 {512, d, {kBf16}},
+                                 {256, d, {kBf16}},      // compressors: CSA, HCA, indexer
+                                 {experts, d, {kBf16}},  // gate
+                                 {m, d, expert},
+                                 {d, m, expert},  // w1 and w3, w2
+                                 {m, d, fp8},
+                                 {d, m, fp8},  // shared
+                                 {24, 4 * d, {kF32}},
+                                 {4, 4 * d, {kF32}},          // hc_fn, hc_head_fn
+                                 {129280, d, {kBf16, kF32}},  // head
+                                 {d, d, fp8},                 // e_proj, h_proj
+                                 {d, 3 * d, fp8}});           // main_proj
   }
   uint64_t seed = 1;
   for (const Shape& shape : shapes)
     for (const Kind& kind : shape.kinds)
-      for (const auto& [tokens, rows] : {std::pair{1, 13}, {3, 6}, {9, 37}})  // the last: a full panel and a part of one
+      for (const auto& [tokens, rows] :
+           {std::pair{1, 13}, {3, 6}, {9, 37}})  // the last: a full panel and a part of one
         expect_equal_products(kind, shape.rows, shape.cols, std::min<int64_t>(shape.rows, rows), tokens, seed++);
 }
 
@@ -181,12 +214,22 @@ TEST(Linear, AnySplitBetweenThreadsGivesTheSameBits) {
       for (const int threads : {1, 2, 3, 7}) {
         ThreadPool pool(threads);
         QuantisedInput quantiser;
-        const LinearInput input = kind.quantised_input ? quantiser.quantise(pool, best_isa(), x.data(), kCols, tokens, kCols)
-                                                       : plain_input(x.data(), kCols, kCols);
+        const LinearInput input = kind.quantised_input
+                                      ? quantiser.quantise(pool, best_isa(), x.data(), kCols, tokens, kCols)
+                                      : plain_input(x.data(), kCols, kCols);
         std::vector<float> y(static_cast<size_t>(rows * tokens), NAN), z(y.size(), NAN);
-        const LinearJob jobs[] = {
-            {.weight = &w.weight, .input = input, .n_tokens = tokens, .n_rows = rows, .out = y.data(), .out_stride = rows},
-            {.weight = &w.weight, .input = input, .n_tokens = tokens, .n_rows = rows, .out = z.data(), .out_stride = rows}};
+        const LinearJob jobs[] = {{.weight = &w.weight,
+                                   .input = input,
+                                   .n_tokens = tokens,
+                                   .n_rows = rows,
+                                   .out = y.data(),
+                                   .out_stride = rows},
+                                  {.weight = &w.weight,
+                                   .input = input,
+                                   .n_tokens = tokens,
+                                   .n_rows = rows,
+                                   .out = z.data(),
+                                   .out_stride = rows}};
         linear(pool, best_isa(), jobs);
         if (expected.empty()) expected = y;
         EXPECT_EQ(std::memcmp(y.data(), expected.data(), 4 * y.size()), 0) << threads;
@@ -277,7 +320,8 @@ TEST(Attend, HasTheBitsOfTheReference) {
   std::normal_distribution<float> normal;
   for (const Isa* isa : all_isas()) {
     if (!isa->supported() || isa == &reference()) continue;
-    for (const auto& [heads, hd, n] : {std::tuple{1, 80, 1}, {3, 72, 5}, {4, 96, 64}, {7, 512, 33}, {64, 512, 64}, {6, 48, 7}}) {
+    for (const auto& [heads, hd, n] :
+         {std::tuple{1, 80, 1}, {3, 72, 5}, {4, 96, 64}, {7, 512, 33}, {64, 512, 64}, {6, 48, 7}}) {
       SCOPED_TRACE(::testing::Message() << isa->name << " heads " << heads << " dim " << hd << " keys " << n);
       const size_t h = static_cast<size_t>(heads), d = static_cast<size_t>(hd);
       std::vector<float> q(h * d), keys(static_cast<size_t>(n) * d);
@@ -285,7 +329,8 @@ TEST(Attend, HasTheBitsOfTheReference) {
       for (float& v : q) v = normal(random);
       for (int j = 0; j < n; ++j) {
         masked[static_cast<size_t>(j)] = j + 1 < n && random() % 5 == 0;
-        for (size_t i = 0; i < d; ++i) keys[static_cast<size_t>(j) * d + i] = masked[static_cast<size_t>(j)] ? 0.0f : normal(random);
+        for (size_t i = 0; i < d; ++i)
+          keys[static_cast<size_t>(j) * d + i] = masked[static_cast<size_t>(j)] ? 0.0f : normal(random);
       }
       for (const bool round : {false, true}) {
         std::vector<float> states[2];
@@ -294,9 +339,18 @@ TEST(Attend, HasTheBitsOfTheReference) {
           s.assign(h * (d + 2), 0.0f);
           for (size_t i = 0; i < h; ++i) s[i] = -std::numeric_limits<float>::infinity();
           for (int pass = 0; pass < 2; ++pass)  // the second pass meets a running maximum
-            (which ? *isa : reference()).attend({.q = q.data(), .keys = keys.data(), .masked = masked.data(), .n_keys = n, .n_heads = heads,
-                                                 .head_dim = hd, .scale = 0.1f, .round_p = round, .max = s.data(), .den = s.data() + h,
-                                                 .acc = s.data() + 2 * h});
+            (which ? *isa : reference())
+                .attend({.q = q.data(),
+                         .keys = keys.data(),
+                         .masked = masked.data(),
+                         .n_keys = n,
+                         .n_heads = heads,
+                         .head_dim = hd,
+                         .scale = 0.1f,
+                         .round_p = round,
+                         .max = s.data(),
+                         .den = s.data() + h,
+                         .acc = s.data() + 2 * h});
         }
         EXPECT_EQ(std::memcmp(states[0].data(), states[1].data(), states[0].size() * 4), 0);
       }
@@ -314,7 +368,8 @@ TEST(IndexScores, HaveTheBitsOfTheReference) {
       const int blocks = (dim + 31) / 32;
       std::vector<int8_t> q(static_cast<size_t>(heads * dim));
       for (int8_t& v : q) v = kE2m1Doubled[random() % 16];
-      std::vector<float> scale(static_cast<size_t>(heads * blocks)), w(static_cast<size_t>(heads)), qf(q.begin(), q.end());
+      std::vector<float> scale(static_cast<size_t>(heads * blocks)), w(static_cast<size_t>(heads)),
+          qf(q.begin(), q.end());
       for (float& v : scale) v = exp2i(static_cast<int>(random() % 9) - 4);
       for (float& v : w) v = round_bf16(normal(random));
       const int64_t row_bytes = dim / 2 + blocks;
@@ -326,14 +381,27 @@ TEST(IndexScores, HaveTheBitsOfTheReference) {
         std::memcpy(floats.data() + 4 * i, &v, 4);
       }
       std::vector<float> a(static_cast<size_t>(n)), b(a.size());
-      IndexScores args{.n_heads = heads, .head_dim = dim, .q = q.data(), .q_scale = scale.data(), .w = w.data(), .rows = rows.data(),
-                       .row_bytes = row_bytes, .n_entries = n, .scores = a.data()};
+      IndexScores args{.n_heads = heads,
+                       .head_dim = dim,
+                       .q = q.data(),
+                       .q_scale = scale.data(),
+                       .w = w.data(),
+                       .rows = rows.data(),
+                       .row_bytes = row_bytes,
+                       .n_entries = n,
+                       .scores = a.data()};
       reference().index_scores(args);
       args.scores = b.data();
       isa->index_scores(args);
       EXPECT_EQ(a, b);
-      args = {.n_heads = heads, .head_dim = dim, .q_f32 = qf.data(), .w = w.data(), .rows = floats.data(), .row_bytes = 4 * dim,
-              .n_entries = n, .scores = a.data()};
+      args = {.n_heads = heads,
+              .head_dim = dim,
+              .q_f32 = qf.data(),
+              .w = w.data(),
+              .rows = floats.data(),
+              .row_bytes = 4 * dim,
+              .n_entries = n,
+              .scores = a.data()};
       reference().index_scores(args);
       args.scores = b.data();
       isa->index_scores(args);
@@ -357,7 +425,8 @@ TEST(CheckVectors, KvGroupsOf64) {
   for (int i = 0; i < 64; ++i) x[static_cast<size_t>(i)] = round_bf16(static_cast<float>((29 * i) % 64 - 32) * 0.37f);
   std::byte row[80];
   reference().pack_kv(x.data(), 64, 0, row);
-  const uint8_t codes[] = {0xfc, 0xe1, 0x7a, 0xed, 0x77, 0xf3, 0x72, 0xf8, 0x6c, 0xfa, 0x5c, 0x7c, 0xe4, 0x79, 0xef, 0x76};
+  const uint8_t codes[] = {0xfc, 0xe1, 0x7a, 0xed, 0x77, 0xf3, 0x72, 0xf8,
+                           0x6c, 0xfa, 0x5c, 0x7c, 0xe4, 0x79, 0xef, 0x76};
   for (size_t i = 0; i < 16; ++i) EXPECT_EQ(static_cast<uint8_t>(row[i]), codes[i]) << i;
   EXPECT_EQ(static_cast<int>(row[64]) - 127, -5);
   reference().unpack_kv(row, 64, 0, x.data());
@@ -386,8 +455,9 @@ TEST(CheckVectors, HadamardAndFp4) {
 }
 
 TEST(CheckVectors, SqrtSoftplusAndSwiglu) {
-  const std::pair<float, float> cases[] = {{-3, 0.22042538f}, {-1, 0.55969787f}, {0, 0.83255464f}, {0.5f, 0.98695338f},
-                                           {2, 1.4583992f}, {5, 2.2375691f}, {21, 4.5825758f}, {-30, 3.0590232e-07f}};
+  const std::pair<float, float> cases[] = {{-3, 0.22042538f},   {-1, 0.55969787f},    {0, 0.83255464f},
+                                           {0.5f, 0.98695338f}, {2, 1.4583992f},      {5, 2.2375691f},
+                                           {21, 4.5825758f},    {-30, 3.0590232e-07f}};
   for (const auto& [x, y] : cases) EXPECT_NEAR(sqrt_softplus(x), y, std::fabs(y) * 1.2e-7f) << x;
   const float g[] = {-20, -1, 0.5f, 9, 15}, u[] = {3, -12, 0.25f, 11, -7};
   const float expected[] = {-1.2366922e-07f, 2.6894143f, 0.077807419f, 89.988899f, -69.996826f};
@@ -418,7 +488,8 @@ TEST(Formats, EveryCodeRoundTrips) {
     }
     EXPECT_EQ(round_e4m3(value), code);
   }
-  for (unsigned code = 0; code < 16; ++code) EXPECT_EQ(round_e2m1(std::copysign(e2m1_to_f32(code), code & 8 ? -1.0f : 1.0f)), code);
+  for (unsigned code = 0; code < 16; ++code)
+    EXPECT_EQ(round_e2m1(std::copysign(e2m1_to_f32(code), code & 8 ? -1.0f : 1.0f)), code);
   const std::pair<float, float> ties[] = {{0.25f, 0}, {0.75f, 1}, {1.25f, 1}, {1.75f, 2}, {2.5f, 2}, {3.5f, 4}, {5, 4}};
   for (const auto& [x, y] : ties) EXPECT_EQ(e2m1_to_f32(round_e2m1(x)), y);
   EXPECT_EQ(to_f32(f8e8m0{0}), 0x1p-127f);

@@ -14,8 +14,14 @@ namespace hadal::kv {
 namespace {
 
 std::shared_ptr<const Layout> small_layout(std::vector<int> ratios, Numerics numerics = Numerics::kFaithful) {
-  return std::make_shared<const Layout>(Layout{.numerics = numerics, .n_nope = 48, .n_rope = 16, .index_dim = 32, .window = 8,
-                                               .hidden_floats = 6, .ratios = std::move(ratios), .n_draft_layers = 1});
+  return std::make_shared<const Layout>(Layout{.numerics = numerics,
+                                               .n_nope = 48,
+                                               .n_rope = 16,
+                                               .index_dim = 32,
+                                               .window = 8,
+                                               .hidden_floats = 6,
+                                               .ratios = std::move(ratios),
+                                               .n_draft_layers = 1});
 }
 
 // What a forward pass of n tokens leaves, with random bytes for rows.
@@ -132,10 +138,15 @@ TEST(SequenceState, DamagedBytesAreRefusedOrHarmless) {
       Saved bad = good;
       std::string& bytes = random() % 2 ? bad.entries : bad.snapshot;
       switch (random() % 4) {
-        case 0: bytes.resize(random() % (bytes.size() + 1)); break;
-        case 1: bytes.append(1 + random() % 9, '\xFF'); break;
+        case 0:
+          bytes.resize(random() % (bytes.size() + 1));
+          break;
+        case 1:
+          bytes.append(1 + random() % 9, '\xFF');
+          break;
         case 2:  // numbers live at the front
-          for (uint64_t k = random() % 12; k < 12; ++k) bytes[random() % std::min<size_t>(bytes.size(), 90)] = static_cast<char>(random());
+          for (uint64_t k = random() % 12; k < 12; ++k)
+            bytes[random() % std::min<size_t>(bytes.size(), 90)] = static_cast<char>(random());
           break;
         default: {  // an extreme number in their place
           const int64_t extremes[] = {-1, INT64_MAX, INT64_MIN, int64_t{1} << 62, 38, 36, 0};

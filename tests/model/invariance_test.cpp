@@ -119,7 +119,8 @@ TEST_P(Invariance, RewoundDraftsLeaveNoTrace) {
       model_->logits(state, random_tokens(static_cast<uint64_t>(at), n, static_cast<int>(vocab())), {n});
       ASSERT_TRUE(state.rewind(at).ok());
       const auto rest = model_->logits(state, all.subspan(static_cast<size_t>(at)), {kTokens - at});
-      EXPECT_TRUE(same_bits(rest, {whole_.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(at) * vocab()), whole_.end()}))
+      EXPECT_TRUE(
+          same_bits(rest, {whole_.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(at) * vocab()), whole_.end()}))
           << at << " " << n;
     }
   }
@@ -143,7 +144,9 @@ TEST_P(Invariance, ASavedAndRestoredSequenceGoesOnBitForBit) {
     auto restored = kv::SequenceState::restore(layout, ranges, snapshot);
     ASSERT_TRUE(restored.ok()) << restored.error().message;
     const auto rest = model_->logits(restored.value(), all.subspan(static_cast<size_t>(at)), {kTokens - at});
-    EXPECT_TRUE(same_bits(rest, {whole_.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(at) * vocab()), whole_.end()})) << at;
+    EXPECT_TRUE(
+        same_bits(rest, {whole_.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(at) * vocab()), whole_.end()}))
+        << at;
     // Damaged bytes are refused, never used.
     for (const size_t length : {size_t{0}, size_t{5}, snapshot.size() / 2, snapshot.size() - 1})
       EXPECT_FALSE(kv::SequenceState::restore(layout, ranges, std::string_view(snapshot).substr(0, length)).ok());
@@ -180,7 +183,8 @@ TEST_P(Invariance, EveryPositionCanBeSavedForkedAndDraftedFrom) {
 // Rows of the MTP block: chunks, companions in the batch, threads, instruction sets, drafts that are taken back, a
 // restart.
 TEST_P(Invariance, MtpRowsHaveTheSameBitsHoweverTheyAreReached) {
-  const auto prompt_rows = [&](TestModel& model, const std::vector<int64_t>& pieces, bool with_company, int64_t disturb_at) {
+  const auto prompt_rows = [&](TestModel& model, const std::vector<int64_t>& pieces, bool with_company,
+                               int64_t disturb_at) {
     const int64_t width = int64_t{model.checkpoint.config().hc_mult} * model.checkpoint.config().dim;
     auto state = model.transformer->new_sequence(), company = model.transformer->new_sequence();
     std::vector<float> all, out, streams;
@@ -194,8 +198,9 @@ TEST_P(Invariance, MtpRowsHaveTheSameBitsHoweverTheyAreReached) {
       EXPECT_TRUE(model.transformer->forward(batch, out, &streams).ok());
       const int64_t before = with_company ? std::ssize(other) : 0, rows = std::min(n, kTokens - 1 - begin);
       if (rows <= 0) break;
-      std::vector<model::MtpSequence> mtp = {
-          {&state, streams.data() + before * width, tokens.subspan(static_cast<size_t>(begin) + 1, static_cast<size_t>(rows)), rows}};
+      std::vector<model::MtpSequence> mtp = {{&state, streams.data() + before * width,
+                                              tokens.subspan(static_cast<size_t>(begin) + 1, static_cast<size_t>(rows)),
+                                              rows}};
       if (with_company) mtp.insert(mtp.begin(), model::MtpSequence{&company, streams.data(), other, 0});
       EXPECT_TRUE(model.transformer->mtp(mtp, out).ok());
       all.insert(all.end(), out.begin(), out.end());
@@ -227,10 +232,13 @@ TEST_P(Invariance, MtpRowsHaveTheSameBitsHoweverTheyAreReached) {
   const std::vector<float> expected = prompt_rows(*model_, {kTokens}, false, kTokens);
   ASSERT_EQ(expected.size(), static_cast<size_t>(kTokens - 1) * vocab());
   EXPECT_TRUE(same_bits(prompt_rows(*model_, random_pieces(3, kTokens, 40), false, kTokens), expected)) << "chunks";
-  EXPECT_TRUE(same_bits(prompt_rows(*model_, std::vector<int64_t>(kTokens, 1), true, kTokens), expected)) << "steps in company";
-  EXPECT_TRUE(same_bits(prompt_rows(*model_, random_pieces(4, kTokens, 40), true, kTokens), expected)) << "chunks in company";
+  EXPECT_TRUE(same_bits(prompt_rows(*model_, std::vector<int64_t>(kTokens, 1), true, kTokens), expected))
+      << "steps in company";
+  EXPECT_TRUE(same_bits(prompt_rows(*model_, random_pieces(4, kTokens, 40), true, kTokens), expected))
+      << "chunks in company";
   for (const int64_t disturb_at : {1, 31, 64, 100})
-    EXPECT_TRUE(same_bits(prompt_rows(*model_, random_pieces(6, kTokens, 12), false, disturb_at), expected)) << disturb_at;
+    EXPECT_TRUE(same_bits(prompt_rows(*model_, random_pieces(6, kTokens, 12), false, disturb_at), expected))
+        << disturb_at;
   for (const kernels::Isa* isa : kernels::all_isas()) {
     if (!isa->supported()) continue;
     auto other = TestModel::open(fixture("micro"), GetParam(), 3, *isa);
@@ -240,7 +248,8 @@ TEST_P(Invariance, MtpRowsHaveTheSameBitsHoweverTheyAreReached) {
 
 TEST_P(Invariance, TheLastPositionIsReachedAndNotPassed) {
   const std::string directory = testing::copy_of(fixture("micro"));
-  testing::patch_text(directory + "/config.json", "\"max_position_embeddings\": 1048576", "\"max_position_embeddings\": 40");
+  testing::patch_text(directory + "/config.json", "\"max_position_embeddings\": 1048576",
+                      "\"max_position_embeddings\": 40");
   auto model = TestModel::open(directory, GetParam());
   ASSERT_TRUE(model);
   auto state = model->transformer->new_sequence();
@@ -256,8 +265,14 @@ TEST_P(Invariance, TheLastPositionIsReachedAndNotPassed) {
 
 // Weights that are not numbers give logits that are not numbers, on every instruction set, and nothing worse.
 TEST_P(Invariance, BrokenWeightsAreVisibleAndHarmless) {
-  const char* const tensors[] = {"embed.weight", "layers.0.attn.wq_a.scale", "layers.1.attn.indexer.wq_b.weight", "layers.1.attn.kv_norm.weight",
-                                 "layers.1.ffn.gate.weight", "layers.2.ffn.experts.1.w2.scale", "layers.2.hc_ffn_fn", "layers.1.attn.compressor.ape"};
+  const char* const tensors[] = {"embed.weight",
+                                 "layers.0.attn.wq_a.scale",
+                                 "layers.1.attn.indexer.wq_b.weight",
+                                 "layers.1.attn.kv_norm.weight",
+                                 "layers.1.ffn.gate.weight",
+                                 "layers.2.ffn.experts.1.w2.scale",
+                                 "layers.2.hc_ffn_fn",
+                                 "layers.1.attn.compressor.ape"};
   for (const char* tensor : tensors) {
     const std::string directory = testing::copy_of(fixture("micro"));
     testing::patch_tensor(directory + "/model.safetensors", tensor, [](std::span<char> bytes) {
@@ -281,7 +296,8 @@ TEST_P(Invariance, StateGrowsByTheFormulaAndNoMore) {
   for (int64_t n = 0; n < kTokens; n += 10) {
     model_->logits(state, all.subspan(static_cast<size_t>(n), 10), {10});
     EXPECT_EQ(state.entry_bytes(), state.layout().entry_bytes_at(n + 10));
-    const int64_t page = kv::PagedRows::kPageRows * 3 * (state.layout().kv_row_bytes() + state.layout().index_row_bytes());
+    const int64_t page =
+        kv::PagedRows::kPageRows * 3 * (state.layout().kv_row_bytes() + state.layout().index_row_bytes());
     EXPECT_LE(state.capacity_bytes(), constant + state.entry_bytes() + page + 4 * state.layout().hidden_floats);
   }
 }

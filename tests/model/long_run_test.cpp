@@ -25,13 +25,15 @@ TEST(LongRun, GrowsByTheFormulaAndResumesBitForBit) {
     std::vector<float> logits;
     for (int64_t begin = 0; begin < n; begin += 500) {
       const int64_t end = std::min(n, begin + 500);
-      const model::Sequence sequence{&state, all.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)), 1};
+      const model::Sequence sequence{&state, all.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)),
+                                     1};
       ASSERT_TRUE(model->transformer->forward({&sequence, 1}, logits).ok());
       for (const float logit : logits) ASSERT_TRUE(std::isfinite(logit)) << end;
       ASSERT_EQ(state.entry_bytes(), state.layout().entry_bytes_at(end));
-      ASSERT_LE(state.capacity_bytes(), state.entry_bytes() + state.layout().constant_bytes() +
-                                            3 * kv::PagedRows::kPageRows * (state.layout().kv_row_bytes() + state.layout().index_row_bytes()) +
-                                            8 * state.layout().hidden_floats);
+      ASSERT_LE(state.capacity_bytes(),
+                state.entry_bytes() + state.layout().constant_bytes() +
+                    3 * kv::PagedRows::kPageRows * (state.layout().kv_row_bytes() + state.layout().index_row_bytes()) +
+                    8 * state.layout().hidden_floats);
     }
     std::string entries, snapshot;
     ASSERT_TRUE(state.save_entries(0, n, entries).ok());

@@ -56,7 +56,8 @@ TEST(Sampler, ASeedAndAPositionGiveOneToken) {
   for (int64_t position = 0; position < 50; ++position)
     EXPECT_EQ(pick({.seed = 9}, kLogits, position), pick({.seed = 9}, kLogits, position));
   int same = 0;
-  for (int64_t position = 0; position < 200; ++position) same += random_number(1, position) == random_number(2, position);
+  for (int64_t position = 0; position < 200; ++position)
+    same += random_number(1, position) == random_number(2, position);
   EXPECT_EQ(same, 0);
 }
 
@@ -98,19 +99,27 @@ TEST(Sampler, FiltersAsDefined) {
   for (uint64_t seed = 0; seed < 3000; ++seed) {
     std::mt19937_64 random(seed);
     std::vector<float> logits(1 + random() % 300);
-    for (float& logit : logits) logit = static_cast<float>(static_cast<int>(random() % 41) - 20) / (random() % 2 ? 4.0f : 1.0f);
-    const Options options{.temperature = std::array{0.1f, 0.7f, 1.0f, 2.0f}[random() % 4], .top_p = std::array{1.0f, 0.95f, 0.5f, 0.01f}[random() % 4],
-                          .top_k = std::array{0, 1, 5, 70, 1000}[random() % 5], .min_p = std::array{0.0f, 0.05f, 0.5f}[random() % 3], .seed = seed};
+    for (float& logit : logits)
+      logit = static_cast<float>(static_cast<int>(random() % 41) - 20) / (random() % 2 ? 4.0f : 1.0f);
+    const Options options{.temperature = std::array{0.1f, 0.7f, 1.0f, 2.0f}[random() % 4],
+                          .top_p = std::array{1.0f, 0.95f, 0.5f, 0.01f}[random() % 4],
+                          .top_k = std::array{0, 1, 5, 70, 1000}[random() % 5],
+                          .min_p = std::array{0.0f, 0.05f, 0.5f}[random() % 3],
+                          .seed = seed};
     const double most = *std::max_element(logits.begin(), logits.end());
     std::vector<std::pair<double, TokenId>> p;  // not normalised: the largest is 1
-    for (size_t i = 0; i < logits.size(); ++i) p.emplace_back(std::exp((logits[i] - most) / options.temperature), static_cast<TokenId>(i));
-    const bool filters = options.top_p < 1 || options.min_p > 0 || (options.top_k > 0 && static_cast<size_t>(options.top_k) < p.size());
+    for (size_t i = 0; i < logits.size(); ++i)
+      p.emplace_back(std::exp((logits[i] - most) / options.temperature), static_cast<TokenId>(i));
+    const bool filters =
+        options.top_p < 1 || options.min_p > 0 || (options.top_k > 0 && static_cast<size_t>(options.top_k) < p.size());
     if (filters) std::stable_sort(p.begin(), p.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
-    if (options.top_k > 0 && static_cast<size_t>(options.top_k) < p.size()) p.resize(static_cast<size_t>(options.top_k));
+    if (options.top_k > 0 && static_cast<size_t>(options.top_k) < p.size())
+      p.resize(static_cast<size_t>(options.top_k));
     double total = 0, sum = 0;
     for (const auto& [weight, token] : p) total += weight;
     size_t kept = 0;
-    for (; kept < p.size() && (kept == 0 || (sum < options.top_p * total && p[kept].first >= options.min_p)); ++kept) sum += p[kept].first;
+    for (; kept < p.size() && (kept == 0 || (sum < options.top_p * total && p[kept].first >= options.min_p)); ++kept)
+      sum += p[kept].first;
     double left = random_number(seed, 5) * sum;
     size_t drawn = 0;
     for (size_t i = 0; i < kept; ++i)
@@ -136,8 +145,9 @@ TEST(Sampler, LogitsThatAreNotFiniteAreAnError) {
 }
 
 TEST(Sampler, OptionsAreChecked) {
-  for (const Options& bad : {Options{.temperature = -1}, Options{.top_p = 0}, Options{.top_p = 1.1f}, Options{.top_k = -1}, Options{.min_p = 2},
-                             Options{.repetition_penalty = 0}, Options{.temperature = NAN}})
+  for (const Options& bad :
+       {Options{.temperature = -1}, Options{.top_p = 0}, Options{.top_p = 1.1f}, Options{.top_k = -1},
+        Options{.min_p = 2}, Options{.repetition_penalty = 0}, Options{.temperature = NAN}})
     EXPECT_FALSE(check(bad).ok());
 }
 
@@ -145,9 +155,14 @@ TEST(StopMatcher, FindsStopsAcrossAnyPieces) {
   const struct {
     std::vector<std::string> stops;
     const char *text, *shown, *matched;
-  } cases[] = {{{"END"}, "abcENDdef", "abc", "END"},      {{"aab"}, "aaab", "a", "aab"},   {{"x", "xy"}, "axy", "a", "x"},
-               {{"bc", "abc"}, "zabc", "z", "abc"},       {{"\n\n"}, "a\nb\n\nc", "a\nb", "\n\n"}, {{"none"}, "no no", "no no", ""},
-               {{}, "text", "text", ""},                  {{""}, "text", "text", ""}};
+  } cases[] = {{{"END"}, "abcENDdef", "abc", "END"},
+               {{"aab"}, "aaab", "a", "aab"},
+               {{"x", "xy"}, "axy", "a", "x"},
+               {{"bc", "abc"}, "zabc", "z", "abc"},
+               {{"\n\n"}, "a\nb\n\nc", "a\nb", "\n\n"},
+               {{"none"}, "no no", "no no", ""},
+               {{}, "text", "text", ""},
+               {{""}, "text", "text", ""}};
   for (const auto& c : cases) {
     const std::string text = c.text;
     for (size_t split = 0; split <= text.size(); ++split) {

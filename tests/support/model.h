@@ -34,7 +34,8 @@ struct TestModel {
   }
 
   // Logits of every token, fed in the given pieces.
-  std::vector<float> logits(kv::SequenceState& state, std::span<const TokenId> tokens, const std::vector<int64_t>& pieces) {
+  std::vector<float> logits(kv::SequenceState& state, std::span<const TokenId> tokens,
+                            const std::vector<int64_t>& pieces) {
     std::vector<float> all, out;
     size_t begin = 0;
     for (const int64_t n : pieces) {

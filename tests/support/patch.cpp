@@ -30,7 +30,8 @@ std::string copy_of(const std::string& directory) {
   return to;
 }
 
-void patch_tensor(const std::string& file, const std::string& tensor, const std::function<void(std::span<char>)>& change) {
+void patch_tensor(const std::string& file, const std::string& tensor,
+                  const std::function<void(std::span<char>)>& change) {
   std::string content = read_all(file);
   const auto header = checkpoint::parse_header(std::as_bytes(std::span(content)), content.size(), file);
   ASSERT_TRUE(header.ok()) << header.error().message;

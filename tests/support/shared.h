@@ -12,8 +12,8 @@ std::string temp_dir(const std::string& name);     // a fresh empty directory, r
 }  // namespace hadal::testing
 
 // Skips a test by the name of what is missing.
-#define HADAL_NEEDS_SHARED(name)                                              \
-  if (::hadal::testing::shared_path(name).empty()) {                          \
-    GTEST_SKIP() << "shared/" << (name) << " is not beside the repository";   \
-  }                                                                           \
+#define HADAL_NEEDS_SHARED(name)                                            \
+  if (::hadal::testing::shared_path(name).empty()) {                        \
+    GTEST_SKIP() << "shared/" << (name) << " is not beside the repository"; \
+  }                                                                         \
   static_assert(true)

@@ -73,13 +73,19 @@ Streamed stream(const std::vector<std::string_view>& pieces, bool thinking) {
   const auto take = [&](const std::vector<Delta>& deltas) {
     for (const Delta& delta : deltas) {
       switch (delta.kind) {
-        case Delta::Kind::kReasoning: result.told.reasoning += delta.text; break;
-        case Delta::Kind::kContent: result.told.content += delta.text; break;
+        case Delta::Kind::kReasoning:
+          result.told.reasoning += delta.text;
+          break;
+        case Delta::Kind::kContent:
+          result.told.content += delta.text;
+          break;
         case Delta::Kind::kToolCall:
           ASSERT_EQ(delta.call, result.told.tool_calls.size());
           result.told.tool_calls.push_back({delta.text, ""});
           break;
-        case Delta::Kind::kArguments: result.told.tool_calls.at(delta.call).arguments += delta.text; break;
+        case Delta::Kind::kArguments:
+          result.told.tool_calls.at(delta.call).arguments += delta.text;
+          break;
       }
     }
   };
@@ -107,7 +113,8 @@ void check_streams(const std::string& text, bool thinking, const std::vector<std
   EXPECT_EQ(std::get<ParseError>(streamed.verdict).kind, std::get<ParseError>(strict).kind);
   expect_no_markup(streamed.told.reasoning);
   expect_no_markup(streamed.told.content);
-  for (const ToolCall& call : streamed.told.tool_calls) EXPECT_EQ(call.arguments.find(kDsml), std::string::npos) << call.arguments;
+  for (const ToolCall& call : streamed.told.tool_calls)
+    EXPECT_EQ(call.arguments.find(kDsml), std::string::npos) << call.arguments;
 }
 
 void check_parses(const std::string& path) {
@@ -181,10 +188,32 @@ TEST(ParseCompletion, AllGoldenLinesAtEverySplit) {
 }
 
 TEST(ParseCompletion, RandomTextsStreamAsTheyParse) {
-  const char* parts[] = {"a", "word ", "\n", "\n\n", "<", "</", ">", "<think>", "</think>", "｜", "｜DSML｜", "<｜DSML｜tool_calls>\n",
-                         "\n\n<｜DSML｜tool_calls>\n", "<｜DSML｜invoke name=\"f\">\n", "<｜DSML｜parameter name=\"x\" string=\"true\">",
-                         "<｜DSML｜parameter name=\"y\" string=\"false\">", "</｜DSML｜parameter>\n", "</｜DSML｜invoke>\n",
-                         "</｜DSML｜tool_calls>", kEos, kBos, "é", "🙂", "\"", "{\"a\": 1}", "string=\"true\">"};
+  const char* parts[] = {"a",
+                         "word ",
+                         "\n",
+                         "\n\n",
+                         "<",
+                         "</",
+                         ">",
+                         "<think>",
+                         "</think>",
+                         "｜",
+                         "｜DSML｜",
+                         "<｜DSML｜tool_calls>\n",
+                         "\n\n<｜DSML｜tool_calls>\n",
+                         "<｜DSML｜invoke name=\"f\">\n",
+                         "<｜DSML｜parameter name=\"x\" string=\"true\">",
+                         "<｜DSML｜parameter name=\"y\" string=\"false\">",
+                         "</｜DSML｜parameter>\n",
+                         "</｜DSML｜invoke>\n",
+                         "</｜DSML｜tool_calls>",
+                         kEos,
+                         kBos,
+                         "é",
+                         "🙂",
+                         "\"",
+                         "{\"a\": 1}",
+                         "string=\"true\">"};
   for (uint64_t seed = 0; seed < 3000; ++seed) {
     SCOPED_TRACE(seed);
     std::mt19937_64 random(seed);
@@ -205,8 +234,22 @@ TEST(ParseCompletion, RandomTextsStreamAsTheyParse) {
 
 // Every text in pieces of a few bytes, damaged ones too: golden texts with a stretch deleted, doubled or replaced.
 TEST(ParseCompletion, DamagedTextsStreamAsTheyParse) {
-  const char* parts[] = {"", "<", "\n", "</think>", "<think>", kEos, kBos, "｜DSML｜", "\n\n<｜DSML｜tool_calls", "</｜DSML｜parameter>\n", "/｜DSML｜parameter",
-                         "<\n", "<｜User｜>", "</｜", "\" string=\"false\">", "\">\n"};
+  const char* parts[] = {"",
+                         "<",
+                         "\n",
+                         "</think>",
+                         "<think>",
+                         kEos,
+                         kBos,
+                         "｜DSML｜",
+                         "\n\n<｜DSML｜tool_calls",
+                         "</｜DSML｜parameter>\n",
+                         "/｜DSML｜parameter",
+                         "<\n",
+                         "<｜User｜>",
+                         "</｜",
+                         "\" string=\"false\">",
+                         "\">\n"};
   const std::vector<Value> lines = lines_of(fixture("parses.jsonl"));
   for (uint64_t seed = 0; seed < 6000; ++seed) {
     SCOPED_TRACE(seed);
@@ -240,11 +283,14 @@ TEST(StreamParser, AValueWithThinkTagsComesWhenItCloses) {
       if (delta.kind == Delta::Kind::kArguments) arguments += delta.text;
     return arguments;
   };
-  EXPECT_EQ(feed("\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"x\" string=\"true\">a"), "{\"x\": \"a");
+  EXPECT_EQ(
+      feed("\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"x\" string=\"true\">a"),
+      "{\"x\": \"a");
   EXPECT_EQ(feed("b<think"), "{\"x\": \"ab");
   EXPECT_EQ(feed("> and <｜User｜> c"), "{\"x\": \"ab");
   EXPECT_EQ(feed("</｜DSML｜parameter>\n"), "{\"x\": \"ab<think> and <｜User｜> c\"");
-  EXPECT_EQ(feed("<｜DSML｜parameter name=\"y\" string=\"false\">1"), "{\"x\": \"ab<think> and <｜User｜> c\", \"y\": 1");
+  EXPECT_EQ(feed("<｜DSML｜parameter name=\"y\" string=\"false\">1"),
+            "{\"x\": \"ab<think> and <｜User｜> c\", \"y\": 1");
 }
 
 // Quadratic work would take minutes here.
@@ -252,11 +298,18 @@ TEST(StreamParser, LongTextsInSmallPiecesAreQuick) {
   std::string calls = "\n\n<｜DSML｜tool_calls>\n";
   for (int i = 0; i < 20000; ++i) calls += "<｜DSML｜invoke name=\"f\">\n\n</｜DSML｜invoke>\n";
   std::string parameters = "\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n";
-  for (int i = 0; i < 20000; ++i) parameters += "<｜DSML｜parameter name=\"k" + std::to_string(i) + "\" string=\"true\">x</｜DSML｜parameter>\n";
-  const std::string end = std::string("</｜DSML｜tool_calls>") + kEos, invoke = "\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke";
+  for (int i = 0; i < 20000; ++i)
+    parameters += "<｜DSML｜parameter name=\"k" + std::to_string(i) + "\" string=\"true\">x</｜DSML｜parameter>\n";
+  const std::string end = std::string("</｜DSML｜tool_calls>") + kEos,
+                    invoke = "\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke";
   const std::string header = invoke + " name=\"f\">\n<｜DSML｜parameter name=\"";
-  const std::string texts[] = {calls + end, parameters + "</｜DSML｜invoke>\n" + end, invoke + std::string(500000, 'n'), header + std::string(500000, 'k'),
-                               header + "k\" string=\"true\"><think>" + std::string(500000, 'v'), std::string(500000, '<'), std::string(500000, '\n')};
+  const std::string texts[] = {calls + end,
+                               parameters + "</｜DSML｜invoke>\n" + end,
+                               invoke + std::string(500000, 'n'),
+                               header + std::string(500000, 'k'),
+                               header + "k\" string=\"true\"><think>" + std::string(500000, 'v'),
+                               std::string(500000, '<'),
+                               std::string(500000, '\n')};
   const std::clock_t begin = std::clock();
   for (const std::string& text : texts)
     for (const size_t size : {size_t{3}, text.size()}) {

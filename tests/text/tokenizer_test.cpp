@@ -24,13 +24,15 @@ std::vector<TokenId> ids_of(const Value& list) {
 }
 
 // The synthetic checkpoints' tokenizer with merges, written as it is in the vocabulary's alphabet.
-Tokenizer own_tokenizer(const std::vector<std::string>& merges = {"h e", "l l", "he ll", "Ġ w", "o Ġ", "hell o", "a a", "aa aa"}) {
+Tokenizer own_tokenizer(const std::vector<std::string>& merges = {"h e", "l l", "he ll", "Ġ w", "o Ġ", "hell o", "a a",
+                                                                  "aa aa"}) {
   Value root = checkpoint::synth_tokenizer();
   Value& model = *root.find("model");
   json::Array list;
   for (const std::string& merge : merges) {
     const size_t space = merge.find(' ');
-    model.find("vocab")->set(merge.substr(0, space) + merge.substr(space + 1), checkpoint::kSynthVocab + static_cast<int>(list.size()));
+    model.find("vocab")->set(merge.substr(0, space) + merge.substr(space + 1),
+                             checkpoint::kSynthVocab + static_cast<int>(list.size()));
     list.emplace_back(merge);
   }
   *model.find("merges") = std::move(list);
@@ -57,7 +59,8 @@ TEST(Golden, TextsAndDecodes) {
     EXPECT_EQ(tokenizer.decode(ids, true), value.find("text_skip_special")->as_string()) << line.substr(0, 200);
     IncrementalDecoder decoder(tokenizer);
     for (size_t i = 0; i < ids.size(); ++i)
-      EXPECT_EQ(decoder.feed(ids[i]), value.find("deltas")->as_array()[i].as_string()) << i << " of " << line.substr(0, 200);
+      EXPECT_EQ(decoder.feed(ids[i]), value.find("deltas")->as_array()[i].as_string())
+          << i << " of " << line.substr(0, 200);
     EXPECT_EQ(decoder.finish(), value.find("flush")->as_string());
   }
 }

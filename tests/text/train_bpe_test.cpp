@@ -43,8 +43,7 @@ Merges plain_merges(const std::vector<std::string>& texts, int n_merges) {
   }
   Merges merges;
   for (int n_new = 0; n_new < n_merges;) {
-    std::map<std::pair<int, int>, int64_t>
-        counts;  // ordered: the first of the greatest is the smallest pair
+    std::map<std::pair<int, int>, int64_t> counts;  // ordered: the first of the greatest is the smallest pair
     for (const auto& [word, count] : words)
       for (size_t i = 0; i + 1 < word.size(); ++i) counts[{word[i], word[i + 1]}] += count;
     std::pair<int, int> best{-1, -1};
@@ -55,8 +54,7 @@ Merges plain_merges(const std::vector<std::string>& texts, int n_merges) {
         best = pair;
       }
     if (best.first < 0) break;
-    const std::string left = tokens[static_cast<size_t>(best.first)],
-                      right = tokens[static_cast<size_t>(best.second)];
+    const std::string left = tokens[static_cast<size_t>(best.first)], right = tokens[static_cast<size_t>(best.second)];
     merges.emplace_back(left, right);
     size_t merged = 256;
     while (merged < tokens.size() && tokens[merged] != left + right) ++merged;
@@ -67,8 +65,7 @@ Merges plain_merges(const std::vector<std::string>& texts, int n_merges) {
     for (auto& [word, count] : words) {
       std::vector<int> next;
       for (size_t i = 0; i < word.size(); ++i) {
-        const bool here =
-            i + 1 < word.size() && word[i] == best.first && word[i + 1] == best.second;
+        const bool here = i + 1 < word.size() && word[i] == best.first && word[i + 1] == best.second;
         next.push_back(here ? static_cast<int>(merged) : word[i]);
         i += here;
       }
@@ -86,22 +83,18 @@ TEST(TrainBpe, DoesTheHandComputedExample) {
     texts.insert(texts.end(), static_cast<size_t>(n), word);
   // e+s before s+t (a tie); es+t 9; w+e is 2 by now, so l+o before o+w (7 each); lo+w 7; of n+e,
   // e+w and w+est (6 each) e has the smallest id; of n+ew and ew+est n has; new+est.
-  const Merges expected = {{"e", "s"}, {"es", "t"}, {"l", "o"},    {"lo", "w"},
-                           {"e", "w"}, {"n", "ew"}, {"new", "est"}};
+  const Merges expected = {{"e", "s"}, {"es", "t"}, {"l", "o"}, {"lo", "w"}, {"e", "w"}, {"n", "ew"}, {"new", "est"}};
   EXPECT_EQ(merges_of(texts, 7), expected);
 }
 
 TEST(TrainBpe, TiesGoToTheSmallerIds) {
-  EXPECT_EQ(merges_of({"zy", "zy", "ba", "ba", "bc", "bc"}, 3),
-            (Merges{{"b", "a"}, {"b", "c"}, {"z", "y"}}));
+  EXPECT_EQ(merges_of({"zy", "zy", "ba", "ba", "bc", "bc"}, 3), (Merges{{"b", "a"}, {"b", "c"}, {"z", "y"}}));
 }
 
 TEST(TrainBpe, EqualsThePlainAlgorithm) {
   for (uint64_t seed = 0; seed < 60; ++seed) {
     std::mt19937_64 random(seed);
-    const std::string alphabet = seed % 3 == 0   ? "ab"
-                                 : seed % 3 == 1 ? "aab  bc1\n."
-                                                 : "abcdefgh \xC3\xA9\xE4\xBD";
+    const std::string alphabet = seed % 3 == 0 ? "ab" : seed % 3 == 1 ? "aab  bc1\n." : "abcdefgh \xC3\xA9\xE4\xBD";
     std::vector<std::string> texts(1 + random() % 20);
     for (std::string& text : texts) {
       text.resize(random() % 200);
@@ -123,8 +116,7 @@ std::string sample_text(uint64_t seed, size_t size) {
   std::mt19937_64 random(seed);
   std::vector<std::string> words(3000);
   for (std::string& word : words)
-    for (size_t n = 2 + random() % 8; n > 0; --n)
-      word += "etaoinshrdlucmfwypvbgkqjxz"[random() % (1 + random() % 26)];
+    for (size_t n = 2 + random() % 8; n > 0; --n) word += "etaoinshrdlucmfwypvbgkqjxz"[random() % (1 + random() % 26)];
   std::string text;
   while (text.size() < size) {
     const double u = static_cast<double>(random() >> 11) * 0x1p-53;
@@ -154,8 +146,7 @@ TEST(TrainBpe, WhatItLearnsLoadsCompressesAndGivesBytesBack) {
     }
     EXPECT_EQ(tokenizer.id_of("<｜begin▁of▁sentence｜>"), 0);
     EXPECT_EQ(tokenizer.id_of("<｜end▁of▁sentence｜>"), 1);
-    EXPECT_TRUE(tokenizer.is_special(0) && tokenizer.is_special(1) &&
-                !tokenizer.is_special(kVocab - 18));
+    EXPECT_TRUE(tokenizer.is_special(0) && tokenizer.is_special(1) && !tokenizer.is_special(kVocab - 18));
     EXPECT_EQ(tokenizer.id_of("<｜User｜>"), kVocab - 18);
     EXPECT_EQ(tokenizer.encode("x<｜User｜>y<think>").size(), 4u);
 
@@ -164,9 +155,7 @@ TEST(TrainBpe, WhatItLearnsLoadsCompressesAndGivesBytesBack) {
     EXPECT_EQ(static_cast<int64_t>(n), vocabulary.value().n_tokens);
     EXPECT_GT(static_cast<double>(text.size()) / static_cast<double>(n), 2.5);
     const std::string other = sample_text(1, 500'000).substr(400'000);
-    EXPECT_GT(
-        static_cast<double>(other.size()) / static_cast<double>(tokenizer.encode(other).size()),
-        2.5);
+    EXPECT_GT(static_cast<double>(other.size()) / static_cast<double>(tokenizer.encode(other).size()), 2.5);
     EXPECT_EQ(tokenizer.encode("1984").size() >= 4, single_digits) << "digits";
 
     for (uint64_t seed = 0; seed < 100; ++seed) {
@@ -182,9 +171,8 @@ TEST(TrainBpe, WhatItLearnsLoadsCompressesAndGivesBytesBack) {
 }
 
 TEST(TrainBpe, NeverLearnsFromTheTokensOfThePrompt) {
-  for (const auto& [left, right] : merges_of({"<think>aa</think>aa<｜Assistant｜>aa｜DSML｜aa",
-                                              "<think>aa</think>aa<｜Assistant｜>aa｜DSML｜aa"},
-                                             1))
+  for (const auto& [left, right] : merges_of(
+           {"<think>aa</think>aa<｜Assistant｜>aa｜DSML｜aa", "<think>aa</think>aa<｜Assistant｜>aa｜DSML｜aa"}, 1))
     EXPECT_EQ(left + right, "aa");
   BpeTrainer trainer({.vocab_size = kSmallestVocab + 2});
   for (int i = 0; i < 9; ++i) trainer.add("<think>aa</think>aa<｜Assistant｜>");
@@ -198,8 +186,7 @@ TEST(TrainBpe, RefusesAVocabularyWithoutRoom) {
   trainer.add("some text");
   const auto result = trainer.train();
   ASSERT_FALSE(result.ok());
-  EXPECT_NE(result.error().message.find("expected at least 276 tokens"), std::string::npos)
-      << result.error().message;
+  EXPECT_NE(result.error().message.find("expected at least 276 tokens"), std::string::npos) << result.error().message;
 }
 
 // One piece of a million bytes, in which every merge has many places: linear work per halving, not
@@ -214,10 +201,8 @@ TEST(TrainBpe, LongRunsAreNotSlow) {
   std::string letters(1 << 20, ' ');
   for (char& c : letters) c = static_cast<char>('a' + random() % 26);
   EXPECT_EQ(merges_of({letters}, 3000).size(), 3000u);
-  const double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  EXPECT_LT(seconds, 60)
-      << "some 2 s on an idle core; 3000 passes over the text would take minutes";
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  EXPECT_LT(seconds, 60) << "some 2 s on an idle core; 3000 passes over the text would take minutes";
 }
 
 TEST(Digits, BothSpellingsLoadAndOthersAreRefused) {
@@ -231,8 +216,7 @@ TEST(Digits, BothSpellingsLoadAndOthersAreRefused) {
   file.replace(at, 5, "{1,4}");
   const auto refused = Tokenizer::parse(file, "t");
   ASSERT_FALSE(refused.ok());
-  EXPECT_NE(refused.error().message.find("pre_tokenizer 0"), std::string::npos)
-      << refused.error().message;
+  EXPECT_NE(refused.error().message.find("pre_tokenizer 0"), std::string::npos) << refused.error().message;
 }
 
 }  // namespace

@@ -17,8 +17,8 @@ checkpoint::ModelConfig nano() {
   return checkpoint::parse_config(json::dump(config), "nano").value();
 }
 
-std::map<std::string, torch::Tensor> initialised(const checkpoint::ModelConfig& config,
-                                                 const InitOptions& options, uint64_t seed) {
+std::map<std::string, torch::Tensor> initialised(const checkpoint::ModelConfig& config, const InitOptions& options,
+                                                 uint64_t seed) {
   const Twin twin(config, true);
   std::vector<Named> weights;
   for (const auto& [name, tensor] : twin.weights()) weights.push_back({name, tensor.detach()});
@@ -29,14 +29,11 @@ std::map<std::string, torch::Tensor> initialised(const checkpoint::ModelConfig& 
 }
 
 double largest(const torch::Tensor& tensor) { return tensor.abs().max().item<double>(); }
-double deviation(const torch::Tensor& tensor) {
-  return std::sqrt(tensor.pow(2).mean().item<double>());
-}
+double deviation(const torch::Tensor& tensor) { return std::sqrt(tensor.pow(2).mean().item<double>()); }
 
 TEST(Init, AFunctionOfSeedAndName) {
   const checkpoint::ModelConfig config = nano();
-  const auto a = initialised(config, {}, 1), b = initialised(config, {}, 1),
-             c = initialised(config, {}, 2);
+  const auto a = initialised(config, {}, 1), b = initialised(config, {}, 1), c = initialised(config, {}, 2);
   for (const auto& [name, tensor] : a) EXPECT_TRUE(torch::equal(tensor, b.at(name))) << name;
   EXPECT_FALSE(torch::equal(a.at("embed.weight"), c.at("embed.weight")));
   EXPECT_FALSE(torch::equal(a.at("layers.1.attn.wq_a.weight"), c.at("layers.1.attn.wq_a.weight")));
@@ -79,8 +76,7 @@ TEST(Init, HeadCopiesTheEmbeddingAndHashTablesAreBalanced) {
   EXPECT_NEAR(deviation(w.at("embed.weight")), 0.05, 0.001);
   EXPECT_NEAR(deviation(w.at("layers.1.attn.wq_a.weight")), 0.05, 0.002);
   EXPECT_NEAR(deviation(w.at("layers.1.ffn.experts.w1.weight")), 0.05, 0.001);
-  EXPECT_FALSE(torch::equal(w.at("layers.1.ffn.experts.w1.weight")[0],
-                            w.at("layers.1.ffn.experts.w1.weight")[1]));
+  EXPECT_FALSE(torch::equal(w.at("layers.1.ffn.experts.w1.weight")[0], w.at("layers.1.ffn.experts.w1.weight")[1]));
   EXPECT_EQ(largest(w.at("layers.1.attn.attn_sink")), 0);
   EXPECT_EQ(largest(w.at("layers.1.attn.compressor.ape")), 0);
   EXPECT_EQ(largest(w.at("norm.weight") - 1), 0);

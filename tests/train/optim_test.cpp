@@ -60,8 +60,7 @@ TEST(NewtonSchulz, BandAfterEightStepsAndOnesAfterTen) {
 }
 
 TEST(NewtonSchulz, KeepsTheSingularVectors) {
-  const torch::Tensor matrix =
-      torch::randn({48, 80}, torch::TensorOptions().dtype(torch::kFloat64));
+  const torch::Tensor matrix = torch::randn({48, 80}, torch::TensorOptions().dtype(torch::kFloat64));
   const auto [u, s, v] = torch::linalg_svd(matrix, false);
   const torch::Tensor exact = u.matmul(v);
   EXPECT_LT((newton_schulz(matrix.unsqueeze(0))[0] - exact).abs().max().item<double>(), 2e-3);
@@ -86,9 +85,8 @@ TEST(Muon, StepHasRms018TimesTheRate) {
   const checkpoint::ModelConfig config = nano();
   for (const auto& shape : {std::pair<int64_t, int64_t>{256, 128}, {128, 256}, {128, 128}}) {
     torch::manual_seed(1);
-    const Named weight =
-        leaf("layers.0.attn.wq_a.weight", torch::zeros({shape.first, shape.second}),
-             torch::randn({shape.first, shape.second}));
+    const Named weight = leaf("layers.0.attn.wq_a.weight", torch::zeros({shape.first, shape.second}),
+                              torch::randn({shape.first, shape.second}));
     auto optimiser = Optimiser::create({weight}, config, {}).value();
     optimiser.step(0.01, {});
     const double rms = std::sqrt(weight.tensor.detach().pow(2).mean().item<double>()) / 0.01;
@@ -99,8 +97,7 @@ TEST(Muon, StepHasRms018TimesTheRate) {
 // Two steps written out in double: momentum, Nesterov, decay.
 TEST(Muon, MomentumNesterovAndDecay) {
   torch::manual_seed(5);
-  const torch::Tensor start = torch::randn({24, 64}), g1 = torch::randn({24, 64}),
-                      g2 = torch::randn({24, 64});
+  const torch::Tensor start = torch::randn({24, 64}), g1 = torch::randn({24, 64}), g2 = torch::randn({24, 64});
   const Named weight = leaf("layers.0.attn.wkv.weight", start.clone(), g1.clone());
   auto optimiser = Optimiser::create({weight}, nano(), {}).value();
   torch::Tensor w = start.to(torch::kFloat64), m = torch::zeros_like(w);
@@ -123,21 +120,17 @@ TEST(Muon, IndependentMatricesAreOrthogonalisedAlone) {
     int64_t rows, cols;
     std::vector<int64_t> borders;
   };
-  for (const Case& c :
-       {Case{"layers.0.attn.wo_a.weight", 256, 256, {0, 128, 256}},
-        Case{"layers.1.attn.compressor.wkv.weight", 256, 256, {0, 128, 256}},
-        Case{"layers.1.attn.indexer.compressor.wgate.weight", 128, 256, {0, 64, 128}},
-        Case{"layers.2.attn.compressor.wkv.weight", 128, 256, {0, 128}},
-        Case{"layers.0.hc_attn_fn", 24, 1024, {0, 4, 8, 24}},
-        Case{"hc_head_fn", 4, 1024, {0, 4}}}) {
-    const Named weight =
-        leaf(c.name, torch::zeros({c.rows, c.cols}), torch::randn({c.rows, c.cols}));
+  for (const Case& c : {Case{"layers.0.attn.wo_a.weight", 256, 256, {0, 128, 256}},
+                        Case{"layers.1.attn.compressor.wkv.weight", 256, 256, {0, 128, 256}},
+                        Case{"layers.1.attn.indexer.compressor.wgate.weight", 128, 256, {0, 64, 128}},
+                        Case{"layers.2.attn.compressor.wkv.weight", 128, 256, {0, 128}},
+                        Case{"layers.0.hc_attn_fn", 24, 1024, {0, 4, 8, 24}}, Case{"hc_head_fn", 4, 1024, {0, 4}}}) {
+    const Named weight = leaf(c.name, torch::zeros({c.rows, c.cols}), torch::randn({c.rows, c.cols}));
     auto optimiser = Optimiser::create({weight}, config, {}).value();
     optimiser.step(1, {});
     for (size_t i = 0; i + 1 < c.borders.size(); ++i) {
       const torch::Tensor piece = weight.tensor.detach().slice(0, c.borders[i], c.borders[i + 1]);
-      const double expected =
-          0.18 * std::sqrt(static_cast<double>(std::max(piece.size(0), piece.size(1))));
+      const double expected = 0.18 * std::sqrt(static_cast<double>(std::max(piece.size(0), piece.size(1))));
       const torch::Tensor values = singular_values(piece) / expected;
       EXPECT_LT((values - 1).abs().max().item<double>(), 3e-3) << c.name << " piece " << i;
     }
@@ -147,10 +140,8 @@ TEST(Muon, IndependentMatricesAreOrthogonalisedAlone) {
 TEST(Muon, ExpertsWithoutTokensOnlyForget) {
   torch::manual_seed(4);
   const torch::Tensor start = torch::randn({256, 256});
-  const Named idle =
-      leaf("layers.1.ffn.experts.0.w1.weight", start.clone(), torch::zeros({256, 256}));
-  const Named busy =
-      leaf("layers.1.ffn.experts.3.w1.weight", start.clone(), torch::randn({256, 256}));
+  const Named idle = leaf("layers.1.ffn.experts.0.w1.weight", start.clone(), torch::zeros({256, 256}));
+  const Named busy = leaf("layers.1.ffn.experts.3.w1.weight", start.clone(), torch::randn({256, 256}));
   auto optimiser = Optimiser::create({idle, busy}, nano(), {}).value();
   optimiser.state()[0].tensor.fill_(1);
   std::vector<torch::Tensor> counts(7, torch::ones({8}, torch::kInt64));
@@ -168,8 +159,8 @@ TEST(Muon, StackedExpertsAreTheExpertsOneByOne) {
   auto together = Optimiser::create({stack}, nano(), {}).value();
   std::vector<Named> single;
   for (int e = 0; e < 3; ++e)
-    single.push_back(leaf("layers.1.ffn.experts." + std::to_string(e) + ".w1.weight",
-                          start[e].clone(), gradient[e].clone()));
+    single.push_back(
+        leaf("layers.1.ffn.experts." + std::to_string(e) + ".w1.weight", start[e].clone(), gradient[e].clone()));
   auto alone = Optimiser::create(single, nano(), {}).value();
   std::vector<torch::Tensor> counts(7, torch::ones({3}, torch::kInt64));
   counts[1][2] = 0;
@@ -178,9 +169,7 @@ TEST(Muon, StackedExpertsAreTheExpertsOneByOne) {
     alone.step(0.01, counts);
   }
   for (int e = 0; e < 3; ++e)
-    EXPECT_TRUE(
-        torch::equal(stack.tensor.detach()[e], single[static_cast<size_t>(e)].tensor.detach()))
-        << e;
+    EXPECT_TRUE(torch::equal(stack.tensor.detach()[e], single[static_cast<size_t>(e)].tensor.detach())) << e;
   EXPECT_TRUE(torch::equal(stack.tensor.detach()[2], start[2]));
 }
 
@@ -204,13 +193,11 @@ TEST(AdamW, EqualsTheScalarReference) {
         m[i] = 0.9 * m[i] + 0.1 * g;
         v[i] = 0.95 * v[i] + 0.05 * g * g;
         if (decays) w[i] *= 1 - rate * 0.1;
-        w[i] -= rate * (m[i] / (1 - std::pow(0.9, step))) /
-                (std::sqrt(v[i] / (1 - std::pow(0.95, step))) + 1e-20);
+        w[i] -= rate * (m[i] / (1 - std::pow(0.9, step))) / (std::sqrt(v[i] / (1 - std::pow(0.95, step))) + 1e-20);
       }
     }
     for (size_t i = 0; i < 15; ++i)
-      EXPECT_NEAR(weight.tensor.flatten()[static_cast<int64_t>(i)].item<double>(), w[i], 2e-6)
-          << name << " " << i;
+      EXPECT_NEAR(weight.tensor.flatten()[static_cast<int64_t>(i)].item<double>(), w[i], 2e-6) << name << " " << i;
   }
 }
 
@@ -225,20 +212,17 @@ TEST(AdamW, NoGradientNoStep) {
 TEST(Placement, EveryRowOfEveryTensorOnce) {
   for (const char* config_name : {"nano", "flash", "pro"}) {
     const json::Value json = checkpoint::load_config_json(config_name).value();
-    const checkpoint::ModelConfig config =
-        checkpoint::parse_config(json::dump(json), config_name).value();
+    const checkpoint::ModelConfig config = checkpoint::parse_config(json::dump(json), config_name).value();
     std::set<std::string> adamw;
     for (const auto& tensor : checkpoint::expected_tensors(config, checkpoint::Draft::kMtp, 1)) {
-      if (tensor.storage == checkpoint::Storage::kI64 || tensor.name.ends_with("gate.bias"))
-        continue;  // not trained
+      if (tensor.storage == checkpoint::Storage::kI64 || tensor.name.ends_with("gate.bias")) continue;  // not trained
       const auto placed = placement(tensor.name, tensor.shape, config);
       ASSERT_TRUE(placed.ok()) << placed.error().message;
       if (placed.value().rule != Rule::kMuon) {
         EXPECT_TRUE(placed.value().pieces.empty()) << tensor.name;
         if (tensor.shape.size() == 2)
           adamw.insert(tensor.name.substr(tensor.name.rfind('.', tensor.name.size() - 8) + 1));
-        EXPECT_EQ(placed.value().rule == Rule::kAdamW,
-                  tensor.name == "embed.weight" || tensor.name == "head.weight");
+        EXPECT_EQ(placed.value().rule == Rule::kAdamW, tensor.name == "embed.weight" || tensor.name == "head.weight");
         continue;
       }
       int64_t covered = 0;
@@ -247,15 +231,13 @@ TEST(Placement, EveryRowOfEveryTensorOnce) {
         covered = piece.end;
       }
       EXPECT_EQ(covered, tensor.shape[0]) << tensor.name;
-      EXPECT_EQ(placed.value().pieces[0].expert >= 0,
-                tensor.name.find(".experts.") != std::string::npos)
+      EXPECT_EQ(placed.value().pieces[0].expert >= 0, tensor.name.find(".experts.") != std::string::npos)
           << tensor.name;
       if (placed.value().pieces[0].expert >= 0) {
         EXPECT_EQ(placed.value().block, tensor.layer) << tensor.name;
       }
     }
-    EXPECT_EQ(adamw, (std::set<std::string>{"compressor.ape", "embed.weight", "head.weight"}))
-        << config_name;
+    EXPECT_EQ(adamw, (std::set<std::string>{"compressor.ape", "embed.weight", "head.weight"})) << config_name;
   }
   EXPECT_FALSE(placement("layers.0.attn.w_new.weight", {4, 4}, nano()).ok());
 }

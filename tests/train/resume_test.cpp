@@ -63,8 +63,7 @@ void steps(Trainer& trainer, int n) {
 
 std::vector<Named> everything(Trainer& trainer) {
   std::vector<Named> all;
-  for (const auto& [name, tensor] : trainer.twin().weights())
-    all.push_back({name, tensor.detach()});
+  for (const auto& [name, tensor] : trainer.twin().weights()) all.push_back({name, tensor.detach()});
   for (const Named& moment : trainer.optimiser().state()) all.push_back(moment);
   return all;
 }
@@ -112,12 +111,10 @@ TEST(Resume, KeepsThreeStatesAndPassesOverIncompleteOnes) {
     ASSERT_TRUE(trainer.save(directory).ok());
   }
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(directory))
-    names.push_back(entry.path().filename());
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) names.push_back(entry.path().filename());
   std::sort(names.begin(), names.end());
   EXPECT_EQ(names, (std::vector<std::string>{"00000002", "00000003", "00000004"}));
-  std::filesystem::remove(directory +
-                          "/00000004/config.json");  // written last: as if killed before
+  std::filesystem::remove(directory + "/00000004/config.json");  // written last: as if killed before
   Trainer again = micro_trainer();
   ASSERT_TRUE(again.resume(directory).value());
   EXPECT_EQ(again.n_done(), 3);
@@ -131,8 +128,7 @@ TEST(Resume, RefusesAnotherRunsState) {
   RunFile run = micro_run();
   run.seed = 4;
   auto other = Trainer::create(run, "", alone()).value();
-  EXPECT_NE(other.resume(directory).error().message.find("seed: expected the run's 4, found 3"),
-            std::string::npos);
+  EXPECT_NE(other.resume(directory).error().message.find("seed: expected the run's 4, found 3"), std::string::npos);
   run = micro_run();
   run.model.set("hidden_size", 128);
   auto wider = Trainer::create(run, "", alone()).value();
@@ -153,8 +149,7 @@ TEST(Export, OpensAsACheckpointAndStartsANewRun) {
   ASSERT_TRUE(next.ok()) << next.error().message;
   EXPECT_EQ(next.value().n_done(), 0);
   for (const auto& [name, tensor] : trainer.twin().weights())
-    EXPECT_TRUE(same_bytes(tensor.detach(), next.value().twin().weights().at(name).detach()))
-        << name;
+    EXPECT_TRUE(same_bytes(tensor.detach(), next.value().twin().weights().at(name).detach())) << name;
   steps(next.value(), 1);
   run = micro_run();
   run.model.set("hidden_size", 128);
@@ -200,10 +195,7 @@ TEST(Ranks, TwoEqualOneToRoundingAndThemselvesToTheBit) {
   Trainer start = micro_trainer();
   for (const auto& [name, tensor] : one.twin().weights()) {
     const auto difference = [&, &name = name, &tensor = tensor](Trainer& other) {
-      return (tensor.detach() - other.twin().weights().at(name).detach())
-          .abs()
-          .max()
-          .item<double>();
+      return (tensor.detach() - other.twin().weights().at(name).detach()).abs().max().item<double>();
     };
     largest = std::max(largest, difference(trainers[0]));
     moved = std::max(moved, difference(start));
@@ -226,19 +218,14 @@ TEST(Schedule, WarmUpConstantCosine) {
 }
 
 TEST(RunFile, ErrorsNameKeyExpectedAndFound) {
-  const auto message = [](const std::string& text) {
-    return parse_run(text, "r.json").error().message;
-  };
-  const std::string most =
-      R"("tokens_per_step": 64, "learning_rate": 0.001, "data": {"a": {"kind": "recall"}})";
+  const auto message = [](const std::string& text) { return parse_run(text, "r.json").error().message; };
+  const std::string most = R"("tokens_per_step": 64, "learning_rate": 0.001, "data": {"a": {"kind": "recall"}})";
   EXPECT_EQ(message("{"), "r.json: " + json::parse("{").error().message);
   EXPECT_EQ(message("[]"), "r.json: the file: expected an object, found []");
-  EXPECT_EQ(message("{" + most + "}"),
-            "r.json: stages: expected an array of stages, found nothing");
+  EXPECT_EQ(message("{" + most + "}"), "r.json: stages: expected an array of stages, found nothing");
   EXPECT_EQ(message("{" + most + R"(, "warmup": -1, "stages": [{}]})"),
             "r.json: warmup: expected an integer from 0 to 1099511627776, found -1");
-  EXPECT_EQ(message("{" + most + R"(, "warm_up": 1, "stages": [{}]})"),
-            "r.json: warm_up: no such key");
+  EXPECT_EQ(message("{" + most + R"(, "warm_up": 1, "stages": [{}]})"), "r.json: warm_up: no such key");
   EXPECT_EQ(message("{" + most + R"(, "init": {"noise": "low"}, "stages": [{}]})"),
             "r.json: init.noise: expected a number from 0 to 10, found \"low\"");
   EXPECT_EQ(message("{" + most + R"(, "stages": [{"data": "a", "steps": 1, "length": 24}]})"),
@@ -250,10 +237,8 @@ TEST(RunFile, ErrorsNameKeyExpectedAndFound) {
 TEST(Curves, ThePageHoldsWhatTheLogHolds) {
   std::string log;
   for (int step = 0; step < 1000; ++step)
-    log += "{\"step\": " + std::to_string(step) +
-           ", \"tokens\": " + std::to_string(64 * (step + 1)) +
-           ", \"loss\": " + std::to_string(5.0 - 0.004 * step) +
-           ", \"gradient_norm\": 0.5, \"seconds\": 0.1}\n";
+    log += "{\"step\": " + std::to_string(step) + ", \"tokens\": " + std::to_string(64 * (step + 1)) +
+           ", \"loss\": " + std::to_string(5.0 - 0.004 * step) + ", \"gradient_norm\": 0.5, \"seconds\": 0.1}\n";
   log +=
       "{\"step\": 999, \"held_out_loss\": 1.25, \"recall\": {\"0..15\": 0.5, \"> 15\": "
       "0.25}}\n{\"step\": 10";

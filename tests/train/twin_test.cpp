@@ -39,8 +39,8 @@ double worst_row(const Tensor& a, const Tensor& b) {
   return ((a - b).abs().amax(1) / b.abs().amax(1)).max().item<double>();
 }
 
-void expect_rows_equal(const Tensor& logits, const std::vector<int64_t>& rows,
-                       const std::vector<float>& expected, double tolerance) {
+void expect_rows_equal(const Tensor& logits, const std::vector<int64_t>& rows, const std::vector<float>& expected,
+                       double tolerance) {
   const Tensor b = torch::tensor(expected).view({static_cast<int64_t>(rows.size()), -1});
   const Tensor a = logits.index_select(0, torch::tensor(rows, torch::kInt64));
   ASSERT_EQ(a.sizes(), b.sizes());
@@ -57,11 +57,10 @@ void expect_golden(const std::string& directory, const std::string& file, bool i
   std::optional<PlainScope> plain;
   if (is_plain) plain.emplace();
   const Output out = twin->forward({row_of(golden.value().tokens()), {}, {}}, {.sparse = true});
-  expect_rows_equal(out.logits[0], golden.value().integers("exact.rows"),
-                    golden.value().floats("exact.logits"), 1e-5);
+  expect_rows_equal(out.logits[0], golden.value().integers("exact.rows"), golden.value().floats("exact.logits"), 1e-5);
   if (golden.value().has("exact.mtp_logits"))
-    expect_rows_equal(out.mtp_logits[0], golden.value().integers("mtp_rows"),
-                      golden.value().floats("exact.mtp_logits"), 1e-5);
+    expect_rows_equal(out.mtp_logits[0], golden.value().integers("mtp_rows"), golden.value().floats("exact.mtp_logits"),
+                      1e-5);
 }
 
 TEST(Twin, HasTheFixturesExactLogits) {
@@ -77,16 +76,14 @@ TEST_P(Golden, HasItsExactLogits) {
   HADAL_NEEDS_SHARED(std::string("golden/model/") + GetParam());
   for (const bool is_plain : {false, true}) {
     SCOPED_TRACE(is_plain);
-    expect_golden(
-        testing::shared_path(std::string("golden/model/") + GetParam()),
-        testing::shared_path(std::string("golden/expected/") + GetParam() + ".safetensors"),
-        is_plain);
+    expect_golden(testing::shared_path(std::string("golden/model/") + GetParam()),
+                  testing::shared_path(std::string("golden/expected/") + GetParam() + ".safetensors"), is_plain);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Twin, Golden,
-                         ::testing::Values("micro", "flash-tiny", "pro-tiny", "traps", "base-tiny",
-                                           "bf16-tiny", "sharded", "legacy-names", "long"));
+                         ::testing::Values("micro", "flash-tiny", "pro-tiny", "traps", "base-tiny", "bf16-tiny",
+                                           "sharded", "legacy-names", "long"));
 
 // Quantising, the twin is the release's `faithful` numerics up to roundings that fall the other
 // way: on three of these checkpoints most rows agree to 1e-7. Judged as `hadal verify` judges an
@@ -97,17 +94,16 @@ class FaithfulGolden : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(FaithfulGolden, IsNearWhenQuantising) {
   HADAL_NEEDS_SHARED(std::string("golden/model/") + GetParam());
-  const auto golden = cli::Golden::open(
-      testing::shared_path(std::string("golden/expected/") + GetParam() + ".safetensors"));
+  const auto golden =
+      cli::Golden::open(testing::shared_path(std::string("golden/expected/") + GetParam() + ".safetensors"));
   ASSERT_TRUE(golden.ok());
   const auto twin = load_twin(testing::shared_path(std::string("golden/model/") + GetParam()));
   ASSERT_TRUE(twin);
   torch::NoGradGuard no_grad;
-  const Output out =
-      twin->forward({row_of(golden.value().tokens()), {}, {}}, {.sparse = true, .quantise = true});
+  const Output out = twin->forward({row_of(golden.value().tokens()), {}, {}}, {.sparse = true, .quantise = true});
   const auto rows = golden.value().integers("rows");
-  const Tensor b = torch::tensor(golden.value().floats("faithful.prefill_logits"))
-                       .view({static_cast<int64_t>(rows.size()), -1});
+  const Tensor b =
+      torch::tensor(golden.value().floats("faithful.prefill_logits")).view({static_cast<int64_t>(rows.size()), -1});
   const Tensor a = out.logits[0].index_select(0, torch::tensor(rows, torch::kInt64));
   const Tensor errors = (a - b).abs().amax(1) / b.abs().amax(1);
   const Tensor best = std::get<0>(b.topk(2, 1));
@@ -115,17 +111,14 @@ TEST_P(FaithfulGolden, IsNearWhenQuantising) {
   const Tensor agree = a.argmax(1) == b.argmax(1);
   const double share = agree.logical_and(clear).sum().item<double>() / clear.sum().item<double>();
   const double median = errors.median().item<double>();
-  const auto stored = [&](const char* field) {
-    return golden.value().stat("faithful.f32_vs_f64", field);
-  };
+  const auto stored = [&](const char* field) { return golden.value().stat("faithful.f32_vs_f64", field); };
   EXPECT_LE(median, std::max(0.02, 2 * stored("median")));
   EXPECT_LE(errors.quantile(0.95).item<double>(), std::max(0.05, 2 * stored("p95")));
   EXPECT_GE(share, 0.97);
 }
 
 INSTANTIATE_TEST_SUITE_P(Twin, FaithfulGolden,
-                         ::testing::Values("micro", "flash-tiny", "pro-tiny", "traps", "sharded",
-                                           "legacy-names"));
+                         ::testing::Values("micro", "flash-tiny", "pro-tiny", "traps", "sharded", "legacy-names"));
 
 // A larger architecture of the kind that is trained, random weights, against the engine's own
 // forward.
@@ -134,8 +127,7 @@ TEST(Twin, HasTheEnginesLogitsOnARandomNano) {
   auto config = checkpoint::load_config_json("nano");
   ASSERT_TRUE(config.ok());
   ThreadPool pool(1);
-  ASSERT_TRUE(
-      checkpoint::synthesise(config.value(), {.directory = directory, .seed = 3}, pool).ok());
+  ASSERT_TRUE(checkpoint::synthesise(config.value(), {.directory = directory, .seed = 3}, pool).ok());
   auto engine = testing::TestModel::open(directory, Numerics::kExact);
   ASSERT_TRUE(engine);
   const int vocab = engine->checkpoint.config().vocab_size;
@@ -194,8 +186,7 @@ TEST_P(TwinLaws, PackedDocumentsAreSeparateOnes) {
         const int64_t row = static_cast<int64_t>(i);
         EXPECT_LE(worst_row(packed.logits[row].narrow(0, begin, n), alone.logits[0]), 1e-5);
         if (n > 1) {
-          EXPECT_LE(worst_row(packed.mtp_logits[row].narrow(0, begin, n - 1), alone.mtp_logits[0]),
-                    1e-5);
+          EXPECT_LE(worst_row(packed.mtp_logits[row].narrow(0, begin, n - 1), alone.mtp_logits[0]), 1e-5);
         }
         begin += n;
       }
@@ -217,13 +208,9 @@ TEST_P(TwinLaws, NoTokenSeesALaterOne) {
       EXPECT_LE(worst_row(after.logits[0].narrow(0, 0, p), before.logits[0].narrow(0, 0, p)), 2e-6);
       EXPECT_GT(worst_row(after.logits[0].narrow(0, p, 1), before.logits[0].narrow(0, p, 1)), 1e-3);
       if (p > 1) {
-        EXPECT_LE(worst_row(after.mtp_logits[0].narrow(0, 0, p - 1),
-                            before.mtp_logits[0].narrow(0, 0, p - 1)),
-                  2e-6);
+        EXPECT_LE(worst_row(after.mtp_logits[0].narrow(0, 0, p - 1), before.mtp_logits[0].narrow(0, 0, p - 1)), 2e-6);
       }
-      EXPECT_GT(worst_row(after.mtp_logits[0].narrow(0, p - 1, 1),
-                          before.mtp_logits[0].narrow(0, p - 1, 1)),
-                1e-3);
+      EXPECT_GT(worst_row(after.mtp_logits[0].narrow(0, p - 1, 1), before.mtp_logits[0].narrow(0, p - 1, 1)), 1e-3);
     }
   }
 }
@@ -241,8 +228,7 @@ TEST_P(TwinLaws, EntriesReachBeyondTheWindows) {
 TEST_P(TwinLaws, SparseIsDenseWhileTheIndexerHasRoom) {
   const int64_t room = 4 * twin_->config().index_topk + 3;
   const Tensor tokens = random_row(7, 270);
-  const Tensor dense = run(tokens, {}, {}).logits[0],
-               sparse = run(tokens, {}, {.sparse = true}).logits[0];
+  const Tensor dense = run(tokens, {}, {}).logits[0], sparse = run(tokens, {}, {.sparse = true}).logits[0];
   EXPECT_LE(worst_row(sparse.narrow(0, 0, room), dense.narrow(0, 0, room)), 2e-6);
   EXPECT_GT(worst_row(sparse.narrow(0, room, 270 - room), dense.narrow(0, room, 270 - room)), 1e-4);
 }
@@ -257,8 +243,8 @@ TEST_P(TwinLaws, CountsLossesAndMetricsAreThere) {
   EXPECT_GE(out.balance.item<double>(),
             2.9);  // 1 per score-routed layer when balanced; not below by much
   EXPECT_GT(out.indexer_kl.item<double>(), 0);
-  for (const char* name : {"clamp_rate", "stream_rms", "sink_mass", "index_recall", "index_kl",
-                           "layers.1.index_recall"})
+  for (const char* name :
+       {"clamp_rate", "stream_rms", "sink_mass", "index_recall", "index_kl", "layers.1.index_recall"})
     EXPECT_TRUE(out.metrics.contains(name)) << name;
   EXPECT_GT(out.metrics.at("index_recall"), 0);
   EXPECT_LE(out.metrics.at("index_recall"), 1 + 1e-6);
@@ -267,21 +253,19 @@ TEST_P(TwinLaws, CountsLossesAndMetricsAreThere) {
 TEST_P(TwinLaws, GradientsReachEveryWeightAndTheIndexerOnlyItsOwn) {
   const Tensor tokens = random_row(9, 260);
   const Output out = twin_->forward({tokens, {}, {}}, {.indexer_loss = true});
-  const Tensor loss = torch::log_softmax(out.logits, 2).select(2, 1).mean() +
-                      torch::log_softmax(out.mtp_logits, 2).select(2, 1).mean();
+  const Tensor loss =
+      torch::log_softmax(out.logits, 2).select(2, 1).mean() + torch::log_softmax(out.mtp_logits, 2).select(2, 1).mean();
   loss.backward({}, /*keep_graph=*/true);
   for (const auto& [name, weight] : twin_->weights()) {
     if (!weight.requires_grad()) continue;
-    const bool has_gradient =
-        weight.grad().defined() && weight.grad().abs().sum().item<double>() > 0;
+    const bool has_gradient = weight.grad().defined() && weight.grad().abs().sum().item<double>() > 0;
     EXPECT_EQ(has_gradient, name.find("indexer") == std::string::npos) << name;
   }
   twin_->zero_grad();
   out.indexer_kl.backward();
   for (const auto& [name, weight] : twin_->weights()) {
     if (!weight.requires_grad()) continue;
-    const bool has_gradient =
-        weight.grad().defined() && weight.grad().abs().sum().item<double>() > 0;
+    const bool has_gradient = weight.grad().defined() && weight.grad().abs().sum().item<double>() > 0;
     EXPECT_EQ(has_gradient, name.find("indexer") != std::string::npos) << name;
   }
 }
