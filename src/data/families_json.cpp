@@ -1,8 +1,7 @@
 // Structured text: reading tables and JSON, and writing JSON of a given shape.
 //
-// The shape is given in one of three ways: the response_format of the API, a schema in words in the
-// question, or an example of the keys. Answers are judged as values, whatever the order of keys and
-// the blanks.
+// The shape is given as the response_format of the API or by the keys named in the question. Answers
+// are judged as values, whatever the order of keys and the blanks.
 
 #include <fmt/format.h>
 

@@ -1,6 +1,6 @@
-// The loops under train/ops.h: float32 on the CPU, each a forward and the backward of training.md's
-// section named with it. Free of torch, so that vector flags reach no header of it. Sums have one
-// fixed order: same inputs, same bits.
+// The loops under train/ops.h: float32 on the CPU, each a forward and its backward (docs/model.md,
+// Gradients). Free of torch, so that vector flags reach no header of it. Sums have one fixed order:
+// same inputs, same bits.
 //
 // Matrices are row-major and contiguous; lengths of rows (hd, d) are multiples of kLanes, which the
 // callers ensure. Gradients of parameters and of shared inputs are added to what the output holds;
@@ -23,7 +23,7 @@ struct View {
 // c (+)= a b; a: [m, k], b: [k, n], c: [m, n], rows contiguous with stride ldc.
 void gemm(int64_t m, int64_t n, int64_t k, View a, View b, float* c, int64_t ldc, bool accumulate);
 
-// y = w x / rms(x) of n rows of d (B.4); w nullptr: 1. inverse_rms: [n], for the backward.
+// y = w x / rms(x) of n rows of d; w nullptr: 1. inverse_rms: [n], for the backward.
 void rms_norm(const float* x, const float* w, int64_t n, int64_t d, float eps, float* y, float* inverse_rms);
 void rms_norm_backward(const float* x, const float* w, const float* inverse_rms, const float* dy, int64_t n, int64_t d,
                        float* dx, float* dw);
@@ -33,7 +33,7 @@ void rms_norm_backward(const float* x, const float* w, const float* inverse_rms,
 void rotate(float* x, int64_t n, int64_t heads, int64_t hd, const float* cos, const float* sin, int64_t n_pairs,
             float sign);
 
-// Hyper-connections (B.1), hc = 2 or 4 streams. mix: [n, 2 hc + hc²], already divided by the root
+// Hyper-connections, hc = 2 or 4 streams. mix: [n, 2 hc + hc²], already divided by the root
 // mean square.
 inline constexpr int kMostSinkhornIters = 64;
 struct HcShape {
@@ -61,7 +61,7 @@ void hc_mix_out(const HcShape& shape, const float* o, const float* streams, cons
 void hc_mix_out_backward(const HcShape& shape, const float* o, const float* streams, const float* post,
                          const float* comb, const float* dout, float* d_o, float* dstreams, float* dpost, float* dcomb);
 
-// Softmax pooling (B.2). values, gates: [n, width]; e: [c, dim].
+// Softmax pooling. values, gates: [n, width]; e: [c, dim].
 struct PoolShape {
   int64_t c = 0, ratio = 0, width = 0, dim = 0;
   bool overlap = false;
@@ -72,7 +72,7 @@ void pool(const PoolShape& shape, const float* values, const float* gates, const
 void pool_backward(const PoolShape& shape, const float* values, const float* gates, const float* ape, const float* e,
                    const float* de, float* dvalues, float* dgates, float* dape);
 
-// Attention to window and entries with sinks (B.3).
+// Attention to window and entries with sinks.
 struct AttendShape {
   int64_t b = 0, t = 0, heads = 0, hd = 0, window = 0;
   const int64_t* first = nullptr;                    // [n]: first row of the document
@@ -89,7 +89,7 @@ void attend(const AttendShape& shape, const float* q, const float* kv, const flo
 void attend_backward(const AttendShape& shape, const float* q, const float* kv, const float* entries, const float* sink,
                      const float* lse, const float* d_o, float* dq, float* dkv, float* dentries, float* dsink);
 
-// h = silu(min(g, limit)) clamp(u) w for rows of m (B.7); w nullptr: 1. Returns activations beyond
+// h = silu(min(g, limit)) clamp(u) w for rows of m; w nullptr: 1. Returns activations beyond
 // the limit.
 int64_t swiglu(const float* g, const float* u, const float* w, int64_t n, int64_t m, float limit, float* h);
 void swiglu_backward(const float* g, const float* u, const float* w, const float* dh, int64_t n, int64_t m, float limit,

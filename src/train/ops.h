@@ -3,14 +3,12 @@
 // backward (train/fused.h) for float32 on the CPU. The first is the oracle of the second
 // (tests/train/gradients_test.cpp); PlainScope forces it.
 //
-// Rows are the tokens of a batch, flattened: n = b t. Other letters: docs/model.md. Formulas: the
-// sections named B.x are those of the notes in docs/model.md; every backward there was checked by
-// finite differences in double. All results are deterministic: one order of summation, no atomics.
+// Rows are the tokens of a batch, flattened: n = b t. Letters, equations and gradients:
+// docs/model.md. All results are deterministic: one order of summation, no atomics.
 #pragma once
 
 #include <torch/torch.h>
 
-#include <array>
 #include <vector>
 
 #include "checkpoint/config.h"
@@ -49,7 +47,7 @@ struct Blocks {
   torch::Tensor has_previous;  // bool [c]
   torch::Tensor positions;     // int64 [c]: of the first token
   torch::Tensor begin, count;  // int64 [n]: a token sees entries [begin, begin + count)
-  torch::Tensor row_begin;     // int64 [b]: first entry of a batch row; its entries are the columns 0, 1, ...
+  torch::Tensor row_begin;     // int64 [b]: first entry of a batch row; they are columns 0, 1, ...
   torch::Tensor columns;       // int64 [b, width]: entry of a column; 0 where there is none
   torch::Tensor visible;       // bool [n, width]
 };
@@ -114,7 +112,7 @@ struct Attend {
 };
 struct Attended {
   torch::Tensor o;          // [n, h, hd]
-  torch::Tensor mass;       // [n, width]: attention on each entry, summed over heads; detached; if wanted
+  torch::Tensor mass;       // [n, width]: attention on entries, summed over heads; detached; if wanted
   torch::Tensor sink_mass;  // scalar: mean over tokens and heads; detached
 };
 Attended attend(const Attend& args);

@@ -28,36 +28,43 @@
 namespace hadal::train {
 
 struct Batch {
-  torch::Tensor tokens;     // int64 [b, t]
-  torch::Tensor documents;  // int64 [b, t]: index in the row of the first token of the document;
-                            // undefined: one a row
-  torch::Tensor weights;    // float32 [b, t]: weight of the loss at i of predicting tokens[i + 1]; 0
-                            // where there is none
+  torch::Tensor tokens;  // int64 [b, t]
+  // int64 [b, t]: index in the row of the first token of the document; undefined: one a row.
+  torch::Tensor documents;
+  // float32 [b, t]: weight of the loss at i of predicting tokens[i + 1]; 0 where there is none.
+  torch::Tensor weights;
 };
 
 struct ForwardOptions {
-  bool sparse = false;        // CSA attends the indexer's choice; false: every visible entry
-  bool quantise = false;      // the release's number formats on weights, activations and KV, straight through
+  bool sparse = false;  // CSA attends the indexer's choice; false: every visible entry
+  // The release's number formats on weights, activations and KV, straight through.
+  bool quantise = false;
   bool indexer_loss = false;  // KL of the indexer to the attention mass on entries (inputs detached)
   bool mtp = true;
 };
 
 struct Output {
-  torch::Tensor logits;      // [b, t, v]
-  torch::Tensor mtp_logits;  // [b, t - 1, v]: at i, of token i + 2; undefined without MTP. Row i pairs
-                             // position i with tokens[i + 1]: where that is of another document the row means
-                             // nothing (and no other row sees it), so the loss must skip it
-  torch::Tensor balance;     // scalar: mean over rows of the batch of the sequence balance loss (training.md
-                             // B.6), summed over the score-routed layers, without its weight
-  torch::Tensor indexer_kl;  // scalar: sum over CSA layers of the mean over tokens that see an entry;
-                             // undefined unless asked for, or without CSA layers that have entries
-  // What the optimiser and the log need, detached. One entry per block, main layers first, then
-  // MTP.
-  std::vector<torch::Tensor> expert_counts;  // int64 [e]: tokens routed to each expert in this batch
-  // Per layer ("layers.3.sink_mass") and, without the prefix, the mean over the layers that have
-  // it: clamp_rate (share of expert activations beyond the SwiGLU limit), stream_rms (after the
-  // block), sink_mass, index_recall (attention mass on entries that the indexer's index_topk hold,
-  // over tokens that see more; dense attention only), index_kl.
+  torch::Tensor logits;  // [b, t, v]
+  // [b, t - 1, v]: at i, of token i + 2; undefined without MTP. Row i pairs position i with
+  // tokens[i + 1]: where that is of another document the row means nothing (and no other row sees
+  // it), so the loss must skip it.
+  torch::Tensor mtp_logits;
+  // Scalar: mean over rows of the batch of the sequence balance loss, summed over the score-routed
+  // layers, without its weight (docs/model.md, Gradients).
+  torch::Tensor balance;
+  // Scalar: sum over CSA layers of the mean over tokens that see an entry; undefined unless asked
+  // for, or without CSA layers that have entries.
+  torch::Tensor indexer_kl;
+
+  // What the optimiser and the log need, detached. Of the blocks: main layers first, then MTP.
+  std::vector<torch::Tensor> expert_counts;  // int64 [e] each: tokens routed to each expert
+  // Per layer ("layers.3.sink_mass") and, without the prefix, the mean over those that have it:
+  //   clamp_rate    share of expert activations beyond the SwiGLU limit
+  //   stream_rms    of the streams after the block
+  //   sink_mass     share of the attention that the sinks take
+  //   index_recall  share of the attention on entries that the indexer's index_topk hold, over
+  //                 tokens that see more (1 when none does); dense attention only
+  //   index_kl      with indexer_loss
   std::map<std::string, double> metrics;
 };
 
