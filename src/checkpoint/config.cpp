@@ -80,8 +80,9 @@ Status check_architecture(const Keys& keys) {
   HADAL_TRY(keys.must("norm_topk_prob", true));
   HADAL_TRY(keys.must("n_shared_experts", 1));
   HADAL_TRY(keys.must("num_key_value_heads", 1));
-  HADAL_TRY(keys.must("attention_bias", false));
-  HADAL_TRY(keys.must("tie_word_embeddings", false));
+  // Absent, these choose nothing: the tensors tell (a bias, a missing head).
+  HADAL_TRY(keys.only("attention_bias", false));
+  HADAL_TRY(keys.only("tie_word_embeddings", false));
   HADAL_TRY(keys.only("hidden_act", "silu"));
   return {};
 }
