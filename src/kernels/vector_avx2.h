@@ -13,6 +13,9 @@
 namespace hadal::kernels {
 namespace {
 
+// What fits into sixteen registers: tokens that a panel meets at once, chains of the roof's probes.
+inline constexpr int kFp8PanelTokens = 2, kFp4PanelTokens = 1, kProbeChains = 6;
+
 struct F16 {
   __m256 lo, hi;
 };
@@ -91,6 +94,7 @@ struct B64 {
   __m256i lo, hi;
 };
 HADAL_INLINE I16 i_set(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+HADAL_INLINE B64 b_from_i(I16 a) { return {a.lo, a.hi}; }
 HADAL_INLINE void b_store(void* p, B64 a) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), a.lo);
   _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, a.hi);
@@ -119,6 +123,21 @@ HADAL_INLINE I16 i_dot4(I16 acc, B64 u, B64 s) {
   const __m256i ones = _mm256_set1_epi16(1);
   return {_mm256_add_epi32(acc.lo, _mm256_madd_epi16(_mm256_maddubs_epi16(u.lo, s.lo), ones)),
           _mm256_add_epi32(acc.hi, _mm256_madd_epi16(_mm256_maddubs_epi16(u.hi, s.hi), ones))};
+}
+// A sum of few such products, at most kFewDots of those of FP4 codes: pairs of 16 bits (8 * 3072 < 2^15), so that
+// only the total is widened.
+struct Dots {
+  __m256i lo, hi;
+};
+inline constexpr int kFewDots = 8;
+HADAL_INLINE Dots d_zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+HADAL_INLINE Dots d_dot4(Dots acc, B64 u, B64 s) {
+  return {_mm256_add_epi16(acc.lo, _mm256_maddubs_epi16(u.lo, s.lo)),
+          _mm256_add_epi16(acc.hi, _mm256_maddubs_epi16(u.hi, s.hi))};
+}
+HADAL_INLINE I16 i_from_d(Dots a) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_madd_epi16(a.lo, ones), _mm256_madd_epi16(a.hi, ones)};
 }
 // Sums of the four dwords of every 128-bit lane, for four rows: lane g holds rows 0..3.
 HADAL_INLINE __m256i sum_lanes(__m256i a, __m256i b, __m256i c, __m256i d) {

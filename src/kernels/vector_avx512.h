@@ -12,6 +12,9 @@
 namespace hadal::kernels {
 namespace {
 
+// What fits into thirty-two registers: tokens that a panel meets at once, chains of the roof's probes.
+inline constexpr int kFp8PanelTokens = 4, kFp4PanelTokens = 2, kProbeChains = 12;
+
 struct F16 {
   __m512 v;
 };
@@ -72,6 +75,7 @@ struct B64 {
   __m512i v;
 };
 HADAL_INLINE I16 i_set(int32_t x) { return {_mm512_set1_epi32(x)}; }
+HADAL_INLINE B64 b_from_i(I16 a) { return {a.v}; }
 HADAL_INLINE void b_store(void* p, B64 a) { _mm512_storeu_si512(p, a.v); }
 HADAL_INLINE B64 b_set4(const int8_t* p) {  // four bytes, repeated
   int32_t word;
@@ -89,6 +93,12 @@ HADAL_INLINE void b_unpack_e2m1(B64 packed, B64& even, B64& odd) {
 }
 // acc += sums of 4 adjacent products of unsigned and signed bytes
 HADAL_INLINE I16 i_dot4(I16 acc, B64 u, B64 s) { return {_mm512_dpbusd_epi32(acc.v, u.v, s.v)}; }
+// A sum of few such products (kernels/vector_avx2.h).
+using Dots = I16;
+inline constexpr int kFewDots = 8;
+HADAL_INLINE Dots d_zero() { return i_zero(); }
+HADAL_INLINE Dots d_dot4(Dots acc, B64 u, B64 s) { return i_dot4(acc, u, s); }
+HADAL_INLINE I16 i_from_d(Dots a) { return a; }
 // Sums of the four dwords of every 128-bit lane, for four rows: lane g holds rows 0..3.
 HADAL_INLINE I16 i_sum_lanes(I16 a, I16 b, I16 c, I16 d) {
   const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a.v, b.v), _mm512_unpackhi_epi32(a.v, b.v));

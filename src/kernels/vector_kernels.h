@@ -245,17 +245,19 @@ constexpr int kPanelRows = 32;
 // Lanes in the order in which the tree adds them: after lane i of this list, complete pairs are merged.
 constexpr int kLaneOrder[16] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
 
-// c of one block for a panel of 32 rows ([128][32], k by rows) and kTokens inputs.
+// c of one block for a panel of 32 rows ([128][32], k by rows) and kTokens inputs. Lanes one after another, each in
+// registers from first to last: what waits for its other half of the tree lies in memory.
 template <int kTokens>
 HADAL_INLINE void panel_block(const float* panel, const float* const* x, F16 (&c)[kTokens][2]) {
-  F16 waiting[4][kTokens][2];  // sums of 1, 2, 4, 8 lanes that wait for their other half
-#pragma GCC unroll 16
+  alignas(64) float waiting[4][kTokens][2][16];  // sums of 1, 2, 4, 8 lanes
+#pragma GCC unroll 1
   for (int i = 0; i < 16; ++i) {
     F16 sum[kTokens][2];
 #pragma GCC unroll 4
     for (int t = 0; t < kTokens; ++t) sum[t][0] = sum[t][1] = f_zero();
-#pragma GCC unroll 8
-    for (int k = kLaneOrder[i]; k < 128; k += 16) {
+    const int first = kLaneOrder[i];
+#pragma GCC unroll 2
+    for (int k = first; k < 128; k += 16) {
       const F16 w0 = f_load(panel + k * kPanelRows), w1 = f_load(panel + k * kPanelRows + 16);
 #pragma GCC unroll 4
       for (int t = 0; t < kTokens; ++t) {
@@ -265,14 +267,26 @@ HADAL_INLINE void panel_block(const float* panel, const float* const* x, F16 (&c
       }
     }
     int level = 0;
+    for (; (i >> level & 1) != 0; ++level) {
 #pragma GCC unroll 4
-    for (int bit = 1; (i & bit) != 0; bit *= 2, ++level)
+      for (int t = 0; t < kTokens; ++t) {
+        sum[t][0] = f_add(f_load(waiting[level][t][0]), sum[t][0]);
+        sum[t][1] = f_add(f_load(waiting[level][t][1]), sum[t][1]);
+      }
+    }
+    if (i < 15) {
 #pragma GCC unroll 4
-      for (int t = 0; t < kTokens; ++t)
-        for (int v = 0; v < 2; ++v) sum[t][v] = f_add(waiting[level][t][v], sum[t][v]);
+      for (int t = 0; t < kTokens; ++t) {
+        f_store(waiting[level][t][0], sum[t][0]);
+        f_store(waiting[level][t][1], sum[t][1]);
+      }
+    } else {
 #pragma GCC unroll 4
-    for (int t = 0; t < kTokens; ++t)
-      for (int v = 0; v < 2; ++v) (i == 15 ? c[t][v] : waiting[level][t][v]) = sum[t][v];
+      for (int t = 0; t < kTokens; ++t) {
+        c[t][0] = sum[t][0];
+        c[t][1] = sum[t][1];
+      }
+    }
   }
 }
 
@@ -284,7 +298,8 @@ void fp8_panel(const LinearJob& job, int64_t first, int64_t n) {
   const size_t size = static_cast<size_t>(kPanelRows * job.n_tokens);
   if (kept.size() < size) kept.resize(size);
   std::fill(kept.begin(), kept.begin() + static_cast<ptrdiff_t>(size), 0.0f);
-  alignas(64) float panel[128 * kPanelRows], rows[4 * 128], scales[kPanelRows], padded[4][128];
+  constexpr int kTokens = kFp8PanelTokens;
+  alignas(64) float panel[128 * kPanelRows], rows[4 * 128], scales[kPanelRows], padded[kTokens][128];
   for (int64_t b = 0; b < n_blocks; ++b) {
     const int64_t begin = b * 128, n_cols = std::min<int64_t>(128, cols - begin);
     for (int64_t r = 0; r < kPanelRows; r += 4) {
@@ -313,10 +328,10 @@ void fp8_panel(const LinearJob& job, int64_t first, int64_t n) {
       }
     }
     const F16 sw0 = f_load(scales), sw1 = f_load(scales + 16);
-    for (int64_t token = 0; token < job.n_tokens; token += 4) {
-      const float* x[4];
-      float sa[4];
-      for (int t = 0; t < 4; ++t) {  // past the last token: the last again, not stored
+    for (int64_t token = 0; token < job.n_tokens; token += kTokens) {
+      const float* x[kTokens];
+      float sa[kTokens];
+      for (int t = 0; t < kTokens; ++t) {  // past the last token: the last again, not stored
         const int64_t row = job.input_row(std::min(token + t, job.n_tokens - 1));
         x[t] = job.input.values + row * job.input.stride + begin;
         sa[t] = job.input.scales ? job.input.scales[row * job.input.scale_stride + b] : 1.0f;
@@ -325,9 +340,9 @@ void fp8_panel(const LinearJob& job, int64_t first, int64_t n) {
         std::memcpy(padded[t], x[t], sizeof(float) * static_cast<size_t>(n_cols));
         x[t] = padded[t];
       }
-      F16 c[4][2];
-      panel_block<4>(panel, x, c);
-      for (int t = 0; t < 4 && token + t < job.n_tokens; ++t) {
+      F16 c[kTokens][2];
+      panel_block<kTokens>(panel, x, c);
+      for (int t = 0; t < kTokens && token + t < job.n_tokens; ++t) {
         float* y = kept.data() + kPanelRows * (token + t);
         const F16 s = f_set(sa[t]);
         f_store(y, f_fma(c[t][0], f_mul(s, sw0), f_load(y)));
@@ -465,54 +480,54 @@ void fp4_panel(const LinearJob& job, int64_t first, int64_t n) {
     }
     for (int g = 0; g < 4; ++g) scales[static_cast<size_t>(4 * c + g)] = f_load(sw[g]);
   }
-  constexpr int kTokens = 2;
+  constexpr int kTokens = kFp4PanelTokens;
+  static_assert(kFewDots == 8);  // of a group: 32 columns in dwords of four
   for (int64_t token = 0; token < job.n_tokens; token += kTokens) {
     const Fp4Chunk* x[kTokens];
     const float* sa[kTokens];
-    F16 lanes[kTokens][kLanes];
+    alignas(64) float lanes[kTokens][kLanes][kFp4PanelRows];
     for (int t = 0; t < kTokens; ++t) {  // past the last token: the last again, not stored
       const int64_t row = job.input_row(std::min(token + t, job.n_tokens - 1));
       x[t] = job.input.chunks + row * job.input.scale_stride;
       sa[t] = job.input.scales + row * job.input.scale_stride;
-      for (int i = 0; i < kLanes; ++i) lanes[t][i] = f_zero();
+      for (int i = 0; i < kLanes; ++i) f_store(lanes[t][i], f_zero());
     }
     for (int64_t c = 0; c < n_chunks; ++c) {
       F16 scale[kTokens];
       for (int t = 0; t < kTokens; ++t) scale[t] = f_set(sa[t][c] * 0x1p-10f);
 #pragma GCC unroll 4
       for (int g = 0; g < 4; ++g) {
-        I16 low[kTokens], middle[kTokens], high[kTokens];
+        Dots low[kTokens], middle[kTokens], high[kTokens];
 #pragma GCC unroll 2
-        for (int t = 0; t < kTokens; ++t) {
-          low[t] = i_set(x[t][c].group_bias[g]);
-          middle[t] = high[t] = i_zero();
-        }
+        for (int t = 0; t < kTokens; ++t) low[t] = middle[t] = high[t] = d_zero();
 #pragma GCC unroll 2
         for (int odd = 0; odd < 2; ++odd)
 #pragma GCC unroll 4
           for (int k = 4 * g; k < 4 * g + 4; ++k) {
-            const B64 w = panel[static_cast<size_t>(32 * c + 16 * odd + k)];
+            // Loaded as words: a copied struct would go through the stack in pieces.
+            const B64 w = b_load(panel.data() + 32 * c + 16 * odd + k);
 #pragma GCC unroll 2
             for (int t = 0; t < kTokens; ++t) {
-              low[t] = i_dot4(low[t], w, b_set4(x[t][c].limbs[0][odd] + 4 * k));
-              middle[t] = i_dot4(middle[t], w, b_set4(x[t][c].limbs[1][odd] + 4 * k));
-              high[t] = i_dot4(high[t], w, b_set4(x[t][c].limbs[2][odd] + 4 * k));
+              low[t] = d_dot4(low[t], w, b_set4(x[t][c].limbs[0][odd] + 4 * k));
+              middle[t] = d_dot4(middle[t], w, b_set4(x[t][c].limbs[1][odd] + 4 * k));
+              high[t] = d_dot4(high[t], w, b_set4(x[t][c].limbs[2][odd] + 4 * k));
             }
           }
-        const F16 sw_g = scales[static_cast<size_t>(4 * c + g)];
+        const F16 sw_g = f_load(reinterpret_cast<const float*>(scales.data() + 4 * c + g));
 #pragma GCC unroll 2
         for (int t = 0; t < kTokens; ++t) {
-          const I16 sum = i_add(i_add(low[t], i_shift_left<7>(middle[t])), i_shift_left<14>(high[t]));
-          F16& lane = lanes[t][(4 * c + g) % kLanes];
-          lane = f_fma(f_mul(f_from_i(sum), scale[t]), sw_g, lane);
+          const I16 biased = i_add(i_from_d(low[t]), i_set(x[t][c].group_bias[g]));
+          const I16 sum =
+              i_add(i_add(biased, i_shift_left<7>(i_from_d(middle[t]))), i_shift_left<14>(i_from_d(high[t])));
+          float* lane = lanes[t][(4 * c + g) % kLanes];
+          f_store(lane, f_fma(f_mul(f_from_i(sum), scale[t]), sw_g, f_load(lane)));
         }
       }
     }
     for (int t = 0; t < kTokens && token + t < job.n_tokens; ++t) {
       for (int stride = 8; stride > 0; stride /= 2)
-        for (int i = 0; i < stride; ++i) lanes[t][i] = f_add(lanes[t][i], lanes[t][i + stride]);
-      float sums[kFp4PanelRows];
-      f_store(sums, lanes[t][0]);
+        for (int i = 0; i < stride; ++i) f_store(lanes[t][i], f_add(f_load(lanes[t][i]), f_load(lanes[t][i + stride])));
+      const float* sums = lanes[t][0];
       float* out = job.out + (token + t) * job.out_stride + first;
       for (int64_t r = 0; r < n; ++r) out[r] = job.round_bf16 ? round_bf16(sums[r]) : sums[r];
     }
@@ -752,35 +767,43 @@ float probe_read(const std::byte* data, int64_t size) {
   return lanes[0];
 }
 
+// Every lane starts with a number of its own, or the compiler would find chains that are the same and keep one.
 float probe_fma(int64_t n) {
-  F16 sum[12];
+  float start[12 * 16], lanes[16];
+  for (int i = 0; i < 12 * 16; ++i) start[i] = static_cast<float>(i);
   const F16 a = f_set(0.5f), b = f_set(1.0f);
+  F16 total = f_zero();
+  for (int first = 0; first < 12; first += kProbeChains) {
+    F16 sum[kProbeChains];
 #pragma GCC unroll 12
-  for (int i = 0; i < 12; ++i) sum[i] = f_set(static_cast<float>(i));
-  for (int64_t k = 0; k < n; ++k)
+    for (int i = 0; i < kProbeChains; ++i) sum[i] = f_load(start + 16 * (first + i));
+    for (int64_t k = 0; k < n; ++k)
 #pragma GCC unroll 12
-    for (int i = 0; i < 12; ++i) sum[i] = f_fma(sum[i], a, b);
-  F16 total = sum[0];
-  for (int i = 1; i < 12; ++i) total = f_add(total, sum[i]);
-  float lanes[16];
+      for (int i = 0; i < kProbeChains; ++i) sum[i] = f_fma(sum[i], a, b);
+    for (int i = 0; i < kProbeChains; ++i) total = f_add(total, sum[i]);
+  }
   f_store(lanes, total);
   return lanes[0];
 }
 
 float probe_int8(int64_t n) {
-  I16 sum[12];
   int8_t bytes[64];
-  for (int i = 0; i < 64; ++i) bytes[i] = static_cast<int8_t>(i);
-  B64 u = b_load(bytes), s = b_load(bytes);
-#pragma GCC unroll 12
-  for (int i = 0; i < 12; ++i) sum[i] = i_set(i);
-  for (int64_t k = 0; k < n; ++k) {
-#pragma GCC unroll 12
-    for (int i = 0; i < 12; ++i) sum[i] = i_dot4(sum[i], u, s);
-  }
-  I16 total = sum[0];
-  for (int i = 1; i < 12; ++i) total = i_add(total, sum[i]);
+  int32_t start[12 * 16];
   float lanes[16];
+  for (int i = 0; i < 64; ++i) bytes[i] = static_cast<int8_t>(i);
+  for (int i = 0; i < 12 * 16; ++i) start[i] = i;
+  const B64 s = b_load(bytes);
+  I16 total = i_zero();
+  for (int first = 0; first < 12; first += kProbeChains) {
+    I16 sum[kProbeChains];
+#pragma GCC unroll 12
+    for (int i = 0; i < kProbeChains; ++i) sum[i] = i_load(start + 16 * (first + i));
+    for (int64_t k = 0; k < n; ++k) {
+#pragma GCC unroll 12
+      for (int i = 0; i < kProbeChains; ++i) sum[i] = i_dot4(sum[i], b_from_i(sum[i]), s);  // never the same product
+    }
+    for (int i = 0; i < kProbeChains; ++i) total = i_add(total, sum[i]);
+  }
   f_store(lanes, f_from_i(total));
   return lanes[0];
 }
