@@ -14,7 +14,7 @@ namespace hadal::kernels {
 namespace {
 
 // What fits into sixteen registers: tokens that a panel meets at once, chains of the roof's probes.
-inline constexpr int kFp8PanelTokens = 2, kFp4PanelTokens = 1, kProbeChains = 6;
+inline constexpr int kFp8PanelTokens = 2, kFp4PanelTokens = 2, kProbeChains = 6;
 
 struct F16 {
   __m256 lo, hi;

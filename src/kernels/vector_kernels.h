@@ -495,7 +495,7 @@ void fp4_panel(const LinearJob& job, int64_t first, int64_t n) {
     for (int64_t c = 0; c < n_chunks; ++c) {
       F16 scale[kTokens];
       for (int t = 0; t < kTokens; ++t) scale[t] = f_set(sa[t][c] * 0x1p-10f);
-#pragma GCC unroll 4
+#pragma GCC unroll 1
       for (int g = 0; g < 4; ++g) {
         Dots low[kTokens], middle[kTokens], high[kTokens];
 #pragma GCC unroll 2
