@@ -46,7 +46,7 @@ struct RowTile {
 };
 
 // Into the second cache: a tile ahead is 16 KB and more, which with the inputs would overrun the first
-// (measured: 15.6 GB/s per thread against 12.9 into the first, docs/benchmarks.md).
+// (measured with AVX-512: 15.6 GB/s per thread against 12.9 into the first).
 HADAL_INLINE void prefetch(const std::byte* at) { _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1); }
 
 // ---- whole rows: F32, BF16
