@@ -102,11 +102,11 @@ using Rows = std::map<std::tuple<std::string, HeldOut, data::Mode>, Row>;
 std::string percent(const eval::Share& share) { return share.n ? fmt::format("{:.1f} %", 100 * share.value()) : "-"; }
 
 void print_rows(const Rows& rows, int width) {
-  fmt::print("{:<{}} {:<11} {:<5} {:>5} {:>8} {:>13} {:>8} {:>8} {:>6}\n", "tasks", width, "held out", "mode", "n",
+  fmt::print("{:<{}} {:<11} {:<5} {:>5} {:>8} {:>12} {:>8} {:>7} {:>6}\n", "tasks", width, "held out", "mode", "n",
              "solved", "95 %", "well-f.", "calls", "tokens");
   for (const auto& [key, row] : rows) {
     const auto& [name, held_out, mode] = key;
-    fmt::print("{:<{}} {:<11} {:<5} {:>5} {:>8} {:>13} {:>8} {:>8} {:>6.0f}\n", name, width,
+    fmt::print("{:<{}} {:<11} {:<5} {:>5} {:>8} {:>12} {:>8} {:>7} {:>6.0f}\n", name, width,
                kHeldOutNames[static_cast<int>(held_out)], data::mode_name(mode), row.solved.n, percent(row.solved),
                fmt::format("{:.1f} - {:.1f}", 100 * row.solved.low(), 100 * row.solved.high()),
                percent(row.well_formed), percent(row.valid_calls),
