@@ -45,30 +45,39 @@ struct Samples {
 
 volatile float g_sink;
 
-class Roofs {
+// One roof: what moves or is computed in a pass, and how long the passes took.
+struct Roof {
+  double amount = 0;
+  Samples passes;
+  double median() const { return amount / passes.median(); }
+  double best() const { return amount / passes.best(); }
+};
+
+class Probes {
  public:
-  Roofs(ThreadPool& pool, const kernels::Isa& isa) : pool_(pool), isa_(isa) {}
+  Probes(ThreadPool& pool, const kernels::Isa& isa) : pool_(pool), isa_(isa) {}
 
   // Bytes per second over `size` bytes, each thread its own contiguous part.
-  double read(const std::byte* data, int64_t size) {
+  void read(const std::byte* data, int64_t size, Roof& roof) const {
     const int64_t part = size / pool_.size() / 4096 * 4096;
-    Samples samples;
-    for (int i = 0; i < 5; ++i)
-      samples.values.push_back(seconds(
-          [&] { pool_.run(pool_.size(), [&](int64_t t, int) { g_sink = isa_.probe_read(data + t * part, part); }); }));
-    return static_cast<double>(part * pool_.size()) / samples.best();
+    roof.amount = static_cast<double>(part * pool_.size());
+    pass(roof, [&](int64_t t) { return isa_.probe_read(data + t * part, part); });
   }
-  double operations(float (*probe)(int64_t), int64_t per_round) {
+  void operations(float (*probe)(int64_t), int64_t per_round, Roof& roof) const {
     constexpr int64_t kRounds = 2'000'000;
     const int64_t rounds = std::string_view(isa_.name) == "reference" ? kRounds / 100 : kRounds;
-    Samples samples;
-    for (int i = 0; i < 5; ++i)
-      samples.values.push_back(
-          seconds([&] { pool_.run(pool_.size(), [&](int64_t, int) { g_sink = probe(rounds); }); }));
-    return 2.0 * static_cast<double>(rounds * per_round * pool_.size()) / samples.best();
+    roof.amount = 2.0 * static_cast<double>(rounds * per_round * pool_.size());
+    pass(roof, [&](int64_t) { return probe(rounds); });
   }
 
  private:
+  template <class Body>
+  void pass(Roof& roof, const Body& body) const {
+    for (int i = 0; i < 3; ++i)
+      roof.passes.values.push_back(
+          seconds([&] { pool_.run(pool_.size(), [&](int64_t t, int) { g_sink = body(t); }); }));
+  }
+
   ThreadPool& pool_;
   const kernels::Isa& isa_;
 };
@@ -90,7 +99,7 @@ double prefill_flops(const checkpoint::Summary& summary, const checkpoint::Model
 }
 
 struct Measured {
-  double anonymous_read = 0, mapped_read = 0, fma = 0, int8 = 0;
+  Roof anonymous_read, mapped_read, fma, int8;
   Samples prefill, decode;
 };
 
@@ -110,14 +119,14 @@ Result<int> bench(const BenchOptions& options) {
   auto model = HADAL_TRY(model::Transformer::bind(checkpoint, Numerics::kFaithful, *isa, pool));
 
   Measured result;
-  Roofs roofs(pool, *isa);
+  const Probes probes(pool, *isa);
   constexpr int64_t kProbeBytes = int64_t{1} << 30;
   {
     void* memory = mmap(nullptr, kProbeBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return Error{Code::kIo, "no memory for the bandwidth probe"};
     madvise(memory, kProbeBytes, MADV_HUGEPAGE);
     std::fill_n(static_cast<char*>(memory), kProbeBytes, 1);
-    result.anonymous_read = roofs.read(static_cast<const std::byte*>(memory), kProbeBytes);
+    probes.read(static_cast<const std::byte*>(memory), kProbeBytes, result.anonymous_read);
     munmap(memory, kProbeBytes);
   }
   const auto shard =
@@ -126,9 +135,7 @@ Result<int> bench(const BenchOptions& options) {
       })->bytes();
   // The largest shard, from its middle on where there is room: not what was touched last.
   const int64_t size = std::min<int64_t>(static_cast<int64_t>(shard.size()), 2 * kProbeBytes);
-  result.mapped_read = roofs.read(shard.data() + (static_cast<int64_t>(shard.size()) - size) / 2 / 4096 * 4096, size);
-  result.fma = roofs.operations(isa->probe_fma, kernels::kProbeFmas);
-  result.int8 = roofs.operations(isa->probe_int8, kernels::kProbeInt8);
+  const std::byte* probed = shard.data() + (static_cast<int64_t>(shard.size()) - size) / 2 / 4096 * 4096;
 
   std::vector<TokenId> tokens(static_cast<size_t>(options.prompt + options.tokens));
   for (size_t i = 0; i < tokens.size(); ++i)
@@ -137,6 +144,10 @@ Result<int> bench(const BenchOptions& options) {
   std::vector<float> logits;
   ProgressBar bar("measuring");
   for (int repetition = 0; repetition < options.repetitions; ++repetition) {
+    // Beside every repetition, since a shared machine has fast and slow minutes.
+    probes.read(probed, size, result.mapped_read);
+    probes.operations(isa->probe_fma, kernels::kProbeFmas, result.fma);
+    probes.operations(isa->probe_int8, kernels::kProbeInt8, result.int8);
     kv::SequenceState state = model.new_sequence();
     Status status;
     result.prefill.values.push_back(seconds([&] {
@@ -161,33 +172,34 @@ Result<int> bench(const BenchOptions& options) {
   const auto prefill_rate = [&](double s) { return flops / s; };
   const auto decode_rate = [&](double s) { return bytes / s; };
   if (options.json) {
-    const auto measured = [&](const Samples& samples, double n_tokens, double rate, double roof) {
+    const auto measured = [](const Samples& samples, double n_tokens, auto rate, const Roof& roof) {
       return json::Object{{"median_ms", samples.median() * 1e3},
                           {"best_ms", samples.best() * 1e3},
                           {"tokens_per_s", n_tokens / samples.median()},
-                          {"rate", rate},
-                          {"share_of_roof", rate / roof}};
+                          {"rate", rate(samples.median())},
+                          {"share_of_roof", rate(samples.median()) / roof.median()},
+                          {"best_share_of_roof", rate(samples.best()) / roof.best()}};
     };
+    const auto both = [](const Roof& roof) { return json::Object{{"median", roof.median()}, {"best", roof.best()}}; };
     fmt::print("{}\n",
-               json::dump(json::Object{
-                   {"model", options.model},
-                   {"isa", isa->name},
-                   {"threads", pool.size()},
-                   {"roofs", json::Object{{"read_anonymous", result.anonymous_read},
-                                          {"read_mapped", result.mapped_read},
-                                          {"fp32_flops", result.fma},
-                                          {"int8_ops", result.int8}}},
-                   {"prompt_tokens", options.prompt},
-                   {"bytes_per_token", summary.bytes_per_token},
-                   {"prefill_flops", flops},
-                   {"prefill", measured(result.prefill, prompt, prefill_rate(result.prefill.median()), result.fma)},
-                   {"decode", measured(result.decode, 1, decode_rate(result.decode.median()), result.mapped_read)}}));
+               json::dump(json::Object{{"model", options.model},
+                                       {"isa", isa->name},
+                                       {"threads", pool.size()},
+                                       {"roofs", json::Object{{"read_anonymous", both(result.anonymous_read)},
+                                                              {"read_mapped", both(result.mapped_read)},
+                                                              {"fp32_flops", both(result.fma)},
+                                                              {"int8_ops", both(result.int8)}}},
+                                       {"prompt_tokens", options.prompt},
+                                       {"bytes_per_token", summary.bytes_per_token},
+                                       {"prefill_flops", flops},
+                                       {"prefill", measured(result.prefill, prompt, prefill_rate, result.fma)},
+                                       {"decode", measured(result.decode, 1, decode_rate, result.mapped_read)}}));
     return 0;
   }
   fmt::print("{}: {} layers, {} read per token, {:.0f} GFLOP per prompt\n{}, {} threads\n\n", options.model,
              config.n_layers, checkpoint::human_bytes(summary.bytes_per_token), flops * 1e-9, isa->name, pool.size());
-  const auto roof = [](const char* name, double value, const char* unit) {
-    fmt::print("{:<26}{:>10.1f} {}\n", name, value * 1e-9, unit);
+  const auto roof = [](const char* name, const Roof& value, const char* unit) {
+    fmt::print("{:<26}{:>10.1f} {:<9}{:>10.1f} at best\n", name, value.median() * 1e-9, unit, value.best() * 1e-9);
   };
   roof("read, anonymous memory", result.anonymous_read, "GB/s");
   roof("read, mapped weights", result.mapped_read, "GB/s");
@@ -198,11 +210,13 @@ Result<int> bench(const BenchOptions& options) {
     fmt::print("{:<18}{:>12.1f}{:>12.2f}{:>8.1f} {:<7}{:>16.1f} %\n", name, s * 1e3, n_tokens / s, rate * 1e-9, unit,
                100 * rate / of);
   };
-  row(fmt::format("prefill {}", options.prompt), result.prefill.median(), prompt, prefill_rate(result.prefill.median()),
-      "GFLOP/s", result.fma);
-  row("  best", result.prefill.best(), prompt, prefill_rate(result.prefill.best()), "GFLOP/s", result.fma);
-  row("decode", result.decode.median(), 1, decode_rate(result.decode.median()), "GB/s", result.mapped_read);
-  row("  best", result.decode.best(), 1, decode_rate(result.decode.best()), "GB/s", result.mapped_read);
+  const auto rows = [&](const std::string& name, const Samples& samples, double n_tokens, auto rate, const char* unit,
+                        const Roof& of) {
+    row(name, samples.median(), n_tokens, rate(samples.median()), unit, of.median());
+    row("  best", samples.best(), n_tokens, rate(samples.best()), unit, of.best());
+  };
+  rows(fmt::format("prefill {}", options.prompt), result.prefill, prompt, prefill_rate, "GFLOP/s", result.fma);
+  rows("decode", result.decode, 1, decode_rate, "GB/s", result.mapped_read);
   return 0;
 }
 

@@ -1,6 +1,8 @@
 #include "kernels/vector_avx2.h"
 //
-#include "kernels/vector_kernels.h"
+#include "kernels/vector_attention.h"
+#include "kernels/vector_linear.h"
+#include "kernels/vector_probes.h"
 
 namespace hadal::kernels {
 namespace {

@@ -52,7 +52,8 @@ void linear(ThreadPool& pool, const Isa& isa, std::span<const LinearJob> jobs) {
 
 const LinearInput& QuantisedInput::quantise(ThreadPool& pool, const Isa& isa, const float* x, int64_t stride,
                                             int64_t n_tokens, int64_t n_cols) {
-  const int64_t padded = (n_cols + 127) / 128 * 128, n_blocks = padded / 128;
+  // A line more than a row: rows a power of two apart would all fall into a few sets of the caches.
+  const int64_t n_blocks = (n_cols + 127) / 128, padded = 128 * n_blocks + 16;
   const auto grow = [](auto& buffer, int64_t size) {
     if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(static_cast<size_t>(size));
   };

@@ -25,13 +25,13 @@ namespace hadal::kernels {
 
 struct Isa;
 
-// 128 quantised activations as FP4 products read them: 512 * value = l0 + 128 l1 + 16384 l2 with digits of 7 bits
-// and sign. The vector kernels multiply by (2 * weight + 12), which is unsigned; `bias` takes the 12s back:
-// bias[i] = -12 * the sum of the 8 values that meet packed bytes 4i..4i+3. Zero past n_cols.
-struct Fp4Chunk {
-  int8_t limbs[3][2][64];  // [limb][even, odd column][packed byte]
-  int32_t bias[16];
-  int32_t group_bias[4];  // the same per 32 columns
+// 128 quantised activations as FP4 products read them: 512 * value = 8 coarse + fine, fine in 0..7. Only values below
+// 1/8 have a fine part, so most groups have none. Column 4 i + q is at [32 q + i]: two packed bytes of codes
+// give one value to each quarter. Zero past n_cols.
+struct alignas(64) Fp4Chunk {
+  int16_t coarse[128];
+  uint32_t fine_groups;  // bit g: some fine part of columns 32 g .. 32 g + 31 is not 0
+  int16_t fine[128];
 };
 
 // Rows of an input as the products read them. Views.

@@ -101,23 +101,17 @@ void row_quantise(const float* x, int64_t n, float* values, float* scales, Fp4Ch
     }
     for (int64_t i = size; i < 128; ++i) fixed[i] = 0;
     Fp4Chunk& chunk = chunks[begin / 128];
-    for (int i = 0; i < 64; ++i) {
-      for (int odd = 0; odd < 2; ++odd) {
-        const int32_t k = fixed[2 * i + odd];
-        const int32_t low = ((k + 64) & 127) - 64, rest = (k - low) >> 7;
-        const int32_t middle = ((rest + 64) & 127) - 64;
-        chunk.limbs[0][odd][i] = static_cast<int8_t>(low);
-        chunk.limbs[1][odd][i] = static_cast<int8_t>(middle);
-        chunk.limbs[2][odd][i] = static_cast<int8_t>((rest - middle) >> 7);
+    for (int q = 0; q < 4; ++q)
+      for (int i = 0; i < 32; ++i) {
+        chunk.coarse[32 * q + i] = static_cast<int16_t>(fixed[4 * i + q] >> 3);
+        chunk.fine[32 * q + i] = static_cast<int16_t>(fixed[4 * i + q] & 7);
       }
+    chunk.fine_groups = 0;
+    for (int g = 0; g < 4; ++g) {
+      int32_t fine = 0;
+      for (int i = 32 * g; i < 32 * g + 32; ++i) fine |= fixed[i] & 7;
+      chunk.fine_groups |= static_cast<uint32_t>(fine != 0) << g;
     }
-    for (int i = 0; i < 16; ++i) {
-      int32_t sum = 0;
-      for (int k = 8 * i; k < 8 * i + 8; ++k) sum += fixed[k];
-      chunk.bias[i] = -12 * sum;
-    }
-    for (int g = 0; g < 4; ++g)
-      chunk.group_bias[g] = chunk.bias[4 * g] + chunk.bias[4 * g + 1] + chunk.bias[4 * g + 2] + chunk.bias[4 * g + 3];
   }
 }
 

@@ -1,4 +1,4 @@
-// The vector words of kernels/vector_kernels.h in AVX2: each is a pair of 256-bit registers. Included by
+// The vector words of the other vector_*.h in AVX2: each is a pair of 256-bit registers. Included by
 // isa_avx2.cpp only.
 #pragma once
 
@@ -14,7 +14,7 @@ namespace hadal::kernels {
 namespace {
 
 // What fits into sixteen registers: tokens that a panel meets at once, chains of the roof's probes.
-inline constexpr int kFp8PanelTokens = 2, kFp4PanelTokens = 2, kProbeChains = 6;
+inline constexpr int kFp8PanelTokens = 3, kFp4PanelTokens = 4, kProbeChains = 6;
 
 struct F16 {
   __m256 lo, hi;
@@ -36,6 +36,16 @@ HADAL_INLINE F16 f_add(F16 a, F16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256
 HADAL_INLINE F16 f_mul(F16 a, F16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
 HADAL_INLINE F16 f_fma(F16 a, F16 b, F16 c) {
   return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+// sum[t] += w * x[t], for the 16 floats at w: half by half, so that sums, inputs and one half fit the registers.
+template <int kTokens>
+HADAL_INLINE void f_fma_all(const float* w, const F16 (&x)[kTokens], F16 (&sum)[kTokens]) {
+  const __m256 lo = _mm256_loadu_ps(w);
+#pragma GCC unroll 4
+  for (int t = 0; t < kTokens; ++t) sum[t].lo = _mm256_fmadd_ps(lo, x[t].lo, sum[t].lo);
+  const __m256 hi = _mm256_loadu_ps(w + 8);
+#pragma GCC unroll 4
+  for (int t = 0; t < kTokens; ++t) sum[t].hi = _mm256_fmadd_ps(hi, x[t].hi, sum[t].hi);
 }
 
 HADAL_INLINE F16 f_from_bf16(const std::byte* p) {
@@ -88,18 +98,21 @@ template <int kBits>
 HADAL_INLINE I16 i_shift_left(I16 a) {
   return {_mm256_slli_epi32(a.lo, kBits), _mm256_slli_epi32(a.hi, kBits)};
 }
+template <int kBits>
+HADAL_INLINE I16 i_shift_right(I16 a) {
+  return {_mm256_srai_epi32(a.lo, kBits), _mm256_srai_epi32(a.hi, kBits)};
+}
 HADAL_INLINE F16 f_from_i(I16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 
 struct B64 {
   __m256i lo, hi;
 };
-HADAL_INLINE I16 i_set(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 HADAL_INLINE B64 b_from_i(I16 a) { return {a.lo, a.hi}; }
 HADAL_INLINE void b_store(void* p, B64 a) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), a.lo);
   _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, a.hi);
 }
-HADAL_INLINE B64 b_set4(const int8_t* p) {  // four bytes, repeated
+HADAL_INLINE B64 b_set_pair(const int16_t* p) {  // two int16, repeated
   int32_t word;
   std::memcpy(&word, p, 4);
   return {_mm256_set1_epi32(word), _mm256_set1_epi32(word)};
@@ -124,21 +137,35 @@ HADAL_INLINE I16 i_dot4(I16 acc, B64 u, B64 s) {
   return {_mm256_add_epi32(acc.lo, _mm256_madd_epi16(_mm256_maddubs_epi16(u.lo, s.lo), ones)),
           _mm256_add_epi32(acc.hi, _mm256_madd_epi16(_mm256_maddubs_epi16(u.hi, s.hi), ones))};
 }
-// A sum of few such products, at most kFewDots of those of FP4 codes: pairs of 16 bits (8 * 3072 < 2^15), so that
-// only the total is widened.
-struct Dots {
-  __m256i lo, hi;
-};
-inline constexpr int kFewDots = 8;
-HADAL_INLINE Dots d_zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-HADAL_INLINE Dots d_dot4(Dots acc, B64 u, B64 s) {
-  return {_mm256_add_epi16(acc.lo, _mm256_maddubs_epi16(u.lo, s.lo)),
-          _mm256_add_epi16(acc.hi, _mm256_maddubs_epi16(u.hi, s.hi))};
+// 64 bytes of packed E2M1 as int16, 512 * value: quarter q holds columns 4 i + q.
+HADAL_INLINE __m256i low_bytes(__m256i a) { return _mm256_slli_epi16(a, 8); }
+HADAL_INLINE __m256i high_bytes(__m256i a) {
+  return _mm256_and_si256(a, _mm256_set1_epi16(static_cast<int16_t>(0xFF00)));
 }
-HADAL_INLINE I16 i_from_d(Dots a) {
-  const __m256i ones = _mm256_set1_epi16(1);
-  return {_mm256_madd_epi16(a.lo, ones), _mm256_madd_epi16(a.hi, ones)};
+HADAL_INLINE void b_unpack_e2m1_words(B64 packed, B64 (&quarters)[4]) {
+  const __m256i table =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+  const __m256i nibble = _mm256_set1_epi8(15);
+  const B64 even = {_mm256_shuffle_epi8(table, _mm256_and_si256(packed.lo, nibble)),
+                    _mm256_shuffle_epi8(table, _mm256_and_si256(packed.hi, nibble))},
+            odd = {_mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(packed.lo, 4), nibble)),
+                   _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(packed.hi, 4), nibble))};
+  quarters[0] = {low_bytes(even.lo), low_bytes(even.hi)};
+  quarters[1] = {low_bytes(odd.lo), low_bytes(odd.hi)};
+  quarters[2] = {high_bytes(even.lo), high_bytes(even.hi)};
+  quarters[3] = {high_bytes(odd.lo), high_bytes(odd.hi)};
 }
+template <int kBits>
+HADAL_INLINE B64 w_shift_right(B64 a) {  // of int16
+  return {_mm256_srai_epi16(a.lo, kBits), _mm256_srai_epi16(a.hi, kBits)};
+}
+// acc += sums of 2 adjacent products of int16
+HADAL_INLINE I16 i_dot2(I16 acc, B64 a, B64 b) {
+  return {_mm256_add_epi32(acc.lo, _mm256_madd_epi16(a.lo, b.lo)),
+          _mm256_add_epi32(acc.hi, _mm256_madd_epi16(a.hi, b.hi))};
+}
+// Sums are finished one by one: left alone, g++ 12 forms all products of a loop first and spills them.
+HADAL_INLINE void i_keep(I16& a) { asm volatile("" : "+x"(a.lo), "+x"(a.hi)); }
 // Sums of the four dwords of every 128-bit lane, for four rows: lane g holds rows 0..3.
 HADAL_INLINE __m256i sum_lanes(__m256i a, __m256i b, __m256i c, __m256i d) {
   const __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));

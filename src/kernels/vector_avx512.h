@@ -1,4 +1,4 @@
-// The vector words of kernels/vector_kernels.h in AVX-512: 16 floats, 16 int32, 64 bytes. Included by
+// The vector words of the other vector_*.h in AVX-512: 16 floats, 16 int32, 64 bytes. Included by
 // isa_avx512.cpp only.
 #pragma once
 
@@ -13,7 +13,7 @@ namespace hadal::kernels {
 namespace {
 
 // What fits into thirty-two registers: tokens that a panel meets at once, chains of the roof's probes.
-inline constexpr int kFp8PanelTokens = 4, kFp4PanelTokens = 2, kProbeChains = 12;
+inline constexpr int kFp8PanelTokens = 4, kFp4PanelTokens = 8, kProbeChains = 12;
 
 struct F16 {
   __m512 v;
@@ -27,6 +27,13 @@ HADAL_INLINE F16 f_load_n(const float* p, int64_t n) { return {_mm512_maskz_load
 HADAL_INLINE F16 f_add(F16 a, F16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 HADAL_INLINE F16 f_mul(F16 a, F16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 HADAL_INLINE F16 f_fma(F16 a, F16 b, F16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// sum[t] += w * x[t], for the 16 floats at w
+template <int kTokens>
+HADAL_INLINE void f_fma_all(const float* w, const F16 (&x)[kTokens], F16 (&sum)[kTokens]) {
+  const F16 ws = f_load(w);
+#pragma GCC unroll 4
+  for (int t = 0; t < kTokens; ++t) sum[t] = f_fma(ws, x[t], sum[t]);
+}
 
 HADAL_INLINE F16 f_bf16(__m256i bits) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
@@ -69,15 +76,18 @@ template <int kBits>
 HADAL_INLINE I16 i_shift_left(I16 a) {
   return {_mm512_slli_epi32(a.v, kBits)};
 }
+template <int kBits>
+HADAL_INLINE I16 i_shift_right(I16 a) {
+  return {_mm512_srai_epi32(a.v, kBits)};
+}
 HADAL_INLINE F16 f_from_i(I16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 
 struct B64 {
   __m512i v;
 };
-HADAL_INLINE I16 i_set(int32_t x) { return {_mm512_set1_epi32(x)}; }
 HADAL_INLINE B64 b_from_i(I16 a) { return {a.v}; }
 HADAL_INLINE void b_store(void* p, B64 a) { _mm512_storeu_si512(p, a.v); }
-HADAL_INLINE B64 b_set4(const int8_t* p) {  // four bytes, repeated
+HADAL_INLINE B64 b_set_pair(const int16_t* p) {  // two int16, repeated
   int32_t word;
   __builtin_memcpy(&word, p, 4);
   return {_mm512_set1_epi32(word)};
@@ -93,12 +103,24 @@ HADAL_INLINE void b_unpack_e2m1(B64 packed, B64& even, B64& odd) {
 }
 // acc += sums of 4 adjacent products of unsigned and signed bytes
 HADAL_INLINE I16 i_dot4(I16 acc, B64 u, B64 s) { return {_mm512_dpbusd_epi32(acc.v, u.v, s.v)}; }
-// A sum of few such products (kernels/vector_avx2.h).
-using Dots = I16;
-inline constexpr int kFewDots = 8;
-HADAL_INLINE Dots d_zero() { return i_zero(); }
-HADAL_INLINE Dots d_dot4(Dots acc, B64 u, B64 s) { return i_dot4(acc, u, s); }
-HADAL_INLINE I16 i_from_d(Dots a) { return a; }
+// 64 bytes of packed E2M1 as int16, 512 * value: quarter q holds columns 4 i + q.
+HADAL_INLINE void b_unpack_e2m1_words(B64 packed, B64 (&quarters)[4]) {
+  const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+  const __m512i nibble = _mm512_set1_epi8(15), high = _mm512_set1_epi16(static_cast<int16_t>(0xFF00));
+  const __m512i even = _mm512_shuffle_epi8(table, _mm512_and_si512(packed.v, nibble)),
+                odd = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(packed.v, 4), nibble));
+  quarters[0].v = _mm512_slli_epi16(even, 8);
+  quarters[1].v = _mm512_slli_epi16(odd, 8);
+  quarters[2].v = _mm512_and_si512(even, high);
+  quarters[3].v = _mm512_and_si512(odd, high);
+}
+template <int kBits>
+HADAL_INLINE B64 w_shift_right(B64 a) {  // of int16
+  return {_mm512_srai_epi16(a.v, kBits)};
+}
+// acc += sums of 2 adjacent products of int16
+HADAL_INLINE I16 i_dot2(I16 acc, B64 a, B64 b) { return {_mm512_dpwssd_epi32(acc.v, a.v, b.v)}; }
+HADAL_INLINE void i_keep(I16&) {}  // vector_avx2.h
 // Sums of the four dwords of every 128-bit lane, for four rows: lane g holds rows 0..3.
 HADAL_INLINE I16 i_sum_lanes(I16 a, I16 b, I16 c, I16 d) {
   const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a.v, b.v), _mm512_unpackhi_epi32(a.v, b.v));
