@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "kernels/isa.h"
 #include "kernels/rows.h"
@@ -9,111 +10,122 @@
 namespace hadal::kernels {
 namespace {
 
-float load_f32(const std::byte* p) {
+// Processors with fused multiply-add run the same loops with the instruction instead of a call of fmaf; the rounding,
+// and so every bit, is the same.
+#define HADAL_PLAIN __attribute__((target_clones("fma", "default")))
+
+HADAL_INLINE float load_f32(const std::byte* p) {
   float x;
   std::memcpy(&x, p, 4);
   return x;
 }
-float load_bf16(const std::byte* p) {
+HADAL_INLINE float load_bf16(const std::byte* p) {
   bf16 x;
   std::memcpy(&x, p, 2);
   return to_f32(x);
 }
 
-// A weight matrix, element by element.
-struct Elements {
-  explicit Elements(const Weight& weight) : w(weight), n_col_blocks((weight.cols + 127) / 128) {}
+// A weight matrix, row by row.
+struct Rows {
+  explicit Rows(const Weight& weight) : w(weight), n_col_blocks((weight.cols + 127) / 128) {}
 
   float fp8_scale(int64_t row, int64_t col_block) const {
     const int64_t i = row / 128 * n_col_blocks + col_block;
     return w.scales_are_f32 ? load_f32(w.scale + 4 * i) : to_f32(f8e8m0{static_cast<uint8_t>(w.scale[i])});
   }
-  float fp8_code(int64_t row, int64_t col) const {
-    return to_f32(f8e4m3{static_cast<uint8_t>(w.data[row * w.cols + col])});
-  }
-  unsigned fp4_code(int64_t row, int64_t col) const {
-    const unsigned byte = static_cast<unsigned>(w.data[(row * w.cols + col) / 2]);
-    return col % 2 == 0 ? byte & 15 : byte >> 4;
-  }
   float fp4_scale(int64_t row, int64_t group) const {
     return to_f32(f8e8m0{static_cast<uint8_t>(w.scale[row * (w.cols / 32) + group])});
   }
-  // The decoded element, for the formats whose sum runs over whole rows.
-  float value(int64_t row, int64_t col) const {
-    const int64_t i = row * w.cols + col;
+  // A row as its products meet it: elements; or without scales where those follow per block: FP8 codes, FP4 codes
+  // twice.
+  HADAL_INLINE void row(int64_t row, bool scaled, float* out) const {
+    const std::byte* data = w.data;
+    const int64_t first = row * w.cols;
     switch (w.format) {
       case WeightFormat::kF32:
-        return load_f32(w.data + 4 * i);
+        for (int64_t k = 0; k < w.cols; ++k) out[k] = load_f32(data + 4 * (first + k));
+        return;
       case WeightFormat::kBf16:
-        return load_bf16(w.data + 2 * i);
+        for (int64_t k = 0; k < w.cols; ++k) out[k] = load_bf16(data + 2 * (first + k));
+        return;
       case WeightFormat::kFp8Block:
-        return round_bf16(fp8_code(row, col) * fp8_scale(row, col / 128));
+        for (int64_t k = 0; k < w.cols; ++k) out[k] = to_f32(f8e4m3{static_cast<uint8_t>(data[first + k])});
+        for (int64_t k = 0; scaled && k < w.cols; ++k) out[k] = round_bf16(out[k] * fp8_scale(row, k / 128));
+        return;
       case WeightFormat::kFp4Block:
-        return e2m1_to_f32(fp4_code(row, col)) * fp4_scale(row, col / 32);
+        for (int64_t k = 0; k < w.cols; k += 2) {
+          const unsigned byte = static_cast<unsigned>(data[(first + k) / 2]);
+          out[k] = kE2m1Doubled[byte & 15];
+          out[k + 1] = kE2m1Doubled[byte >> 4];
+        }
+        for (int64_t k = 0; scaled && k < w.cols; ++k) out[k] = 0.5f * out[k] * fp4_scale(row, k / 32);
+        return;
     }
-    return 0;
   }
 
   const Weight& w;
   int64_t n_col_blocks;
 };
 
-float dot_whole_row(const Elements& w, int64_t row, const float* x) {
+HADAL_INLINE float dot_whole_row(const float* w, const float* x, int64_t cols) {
   float lane[kLanes] = {};
-  for (int64_t k = 0; k < w.w.cols; ++k) lane[k % kLanes] = __builtin_fmaf(w.value(row, k), x[k], lane[k % kLanes]);
+  for (int64_t k = 0; k < cols; ++k) lane[k % kLanes] = __builtin_fmaf(w[k], x[k], lane[k % kLanes]);
   return reduce16(lane);
 }
 
-float dot_fp8_blocks(const Elements& w, int64_t row, const float* x, const float* scales) {
+// codes: the row without its scales.
+HADAL_INLINE float dot_fp8_blocks(const Rows& w, int64_t row, const float* codes, const float* x, const float* scales) {
   float y = 0;
   for (int64_t block = 0; block < w.n_col_blocks; ++block) {
-    const int64_t end = (block + 1) * 128 < w.w.cols ? (block + 1) * 128 : w.w.cols;
-    float lane[kLanes] = {};
-    for (int64_t k = block * 128; k < end; ++k)
-      lane[k % kLanes] = __builtin_fmaf(w.fp8_code(row, k), x[k], lane[k % kLanes]);
+    const int64_t begin = block * 128, end = begin + 128 < w.w.cols ? begin + 128 : w.w.cols;
     const float scale = (scales ? scales[block] : 1.0f) * w.fp8_scale(row, block);
-    y = __builtin_fmaf(reduce16(lane), scale, y);
+    y = __builtin_fmaf(dot_whole_row(codes + begin, x + begin, end - begin), scale, y);
   }
   return y;
 }
 
-float dot_fp4_groups(const Elements& w, int64_t row, const float* x, const float* scales) {
+// doubled: the row without its scales, twice.
+HADAL_INLINE float dot_fp4_groups(const Rows& w, int64_t row, const float* doubled, const float* x,
+                                  const float* scales) {
   float lane[kLanes] = {};
   for (int64_t group = 0; group < w.w.cols / 32; ++group) {
     int32_t c = 0;
     for (int64_t k = group * 32; k < group * 32 + 32; ++k)
-      c += kE2m1Doubled[w.fp4_code(row, k)] * static_cast<int32_t>(x[k] * 512.0f);
+      c += static_cast<int32_t>(doubled[k]) * static_cast<int32_t>(x[k] * 512.0f);
     const float scaled = static_cast<float>(c) * (scales[group / 4] * 0x1p-10f);
     lane[group % kLanes] = __builtin_fmaf(scaled, w.fp4_scale(row, group), lane[group % kLanes]);
   }
   return reduce16(lane);
 }
 
-void linear(const LinearJob& job, int64_t begin, int64_t end) {
-  const Elements w(*job.weight);
+HADAL_PLAIN void linear(const LinearJob& job, int64_t begin, int64_t end) {
+  const Rows w(*job.weight);
   const bool by_blocks = w.w.format == WeightFormat::kFp8Block && !(w.w.rounds_to_bf16 && w.w.scales_are_f32);
   const bool by_groups = w.w.format == WeightFormat::kFp4Block && job.input.scales != nullptr;
-  for (int64_t t = 0; t < job.n_tokens; ++t) {
-    const int64_t from = job.input_row(t);
-    const float* x = job.input.values + from * job.input.stride;
-    const float* scales = job.input.scales ? job.input.scales + from * job.input.scale_stride : nullptr;
-    for (int64_t r = begin; r < end; ++r) {
-      const int64_t row = job.row_begin + r;
-      const float y = by_blocks   ? dot_fp8_blocks(w, row, x, scales)
-                      : by_groups ? dot_fp4_groups(w, row, x, scales)
-                                  : dot_whole_row(w, row, x);
+  thread_local std::vector<float> elements;  // of one row, met by all tokens
+  elements.resize(static_cast<size_t>(w.w.cols));
+  for (int64_t r = begin; r < end; ++r) {
+    const int64_t row = job.row_begin + r;
+    w.row(row, !by_blocks && !by_groups, elements.data());
+    for (int64_t t = 0; t < job.n_tokens; ++t) {
+      const int64_t from = job.input_row(t);
+      const float* x = job.input.values + from * job.input.stride;
+      const float* scales = job.input.scales ? job.input.scales + from * job.input.scale_stride : nullptr;
+      const float y = by_blocks   ? dot_fp8_blocks(w, row, elements.data(), x, scales)
+                      : by_groups ? dot_fp4_groups(w, row, elements.data(), x, scales)
+                                  : dot_whole_row(elements.data(), x, w.w.cols);
       job.out[t * job.out_stride + r] = job.round_bf16 ? round_bf16(y) : y;
     }
   }
 }
 
-float dot16(const float* a, const float* b, int n) {
+HADAL_INLINE float dot16(const float* a, const float* b, int n) {
   float lane[kLanes] = {};
   for (int i = 0; i < n; ++i) lane[i % kLanes] = __builtin_fmaf(a[i], b[i], lane[i % kLanes]);
   return reduce16(lane);
 }
 
-void attend(const AttendBlock& block) {
+HADAL_PLAIN void attend(const AttendBlock& block) {
   for (int h = 0; h < block.n_heads; ++h) {
     const float* q = block.q + static_cast<int64_t>(h) * block.head_dim;
     float* acc = block.acc + static_cast<int64_t>(h) * block.head_dim;
@@ -141,7 +153,7 @@ void attend(const AttendBlock& block) {
   }
 }
 
-void index_scores(const IndexScores& args) {
+HADAL_PLAIN void index_scores(const IndexScores& args) {
   const int n_blocks = (args.head_dim + 31) / 32;
   for (int64_t entry = 0; entry < args.n_entries; ++entry) {
     const std::byte* row = args.rows + entry * args.row_bytes;
@@ -189,13 +201,17 @@ float probe_fma(int64_t n) {
   float sum[kProbeFmas] = {};
   for (int64_t k = 0; k < n; ++k)
     for (float& s : sum) s = __builtin_fmaf(s, 0.5f, 1.0f);
-  return sum[0];
+  float total = 0;
+  for (const float s : sum) total += s;
+  return total;
 }
 float probe_int8(int64_t n) {
   int32_t sum[kProbeInt8] = {};
   for (int64_t k = 0; k < n; ++k)
     for (int32_t& s : sum) s += static_cast<int8_t>(k) * 3;
-  return static_cast<float>(sum[0]);
+  int64_t total = 0;
+  for (const int32_t s : sum) total += s;
+  return static_cast<float>(total);
 }
 
 constexpr Isa kReference = {
