@@ -193,6 +193,8 @@ Result<Dialogue::Answer> Dialogue::generate(const std::vector<TokenId>& ids, int
   g_session.store(nullptr);
   if (!completion.ok()) return completion.error();
   answer.completion = std::move(completion).value();
+  answer.ids = ids;
+  answer.ids.insert(answer.ids.end(), answer.completion.tokens.begin(), answer.completion.tokens.end());
   if (!stops.stopped()) {
     take(stops.feed(decoder.finish()));
     if (!stops.stopped()) take(stops.finish());

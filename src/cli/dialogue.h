@@ -46,6 +46,7 @@ class Dialogue {
     std::string reasoning, content;
     std::vector<text::ToolCall> tool_calls;  // of a well-formed answer
     engine::Completion completion;
+    std::vector<TokenId> ids;  // prompt and answer
   };
   // Receives text as it comes; is_reasoning tells which kind.
   using Sink = std::function<void(bool is_reasoning, const std::string& text)>;

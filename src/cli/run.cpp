@@ -28,8 +28,6 @@ Result<int> run(const RunCommand& command) {
   if (prompt == "-") prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
   const Think think = HADAL_TRY(think_by_name(command.model.think));
   auto dialogue = HADAL_TRY(Dialogue::open(command.model));
-  TapCollector taps;
-  if (!command.taps.empty()) dialogue->engine().transformer().set_probe(&taps);
 
   // Only the answer goes to stdout; reasoning is shown on stderr, dimmed where that is a terminal.
   bool in_reasoning = false;
@@ -56,7 +54,8 @@ Result<int> run(const RunCommand& command) {
   if (stdout_is_terminal()) fmt::print("\n");
   if (stderr_is_terminal()) fmt::print(stderr, "\x1b[2m{}\x1b[0m\n", Dialogue::statistics(answer.completion));
   if (!command.taps.empty()) {
-    dialogue->engine().transformer().set_probe(nullptr);
+    TapCollector taps;
+    HADAL_TRY(taps.record(dialogue->engine().transformer(), answer.ids));
     HADAL_TRY(taps.write(command.taps));
   }
   if (!wrote) return Error{Code::kIo, "stdout: cannot write"};
@@ -72,7 +71,9 @@ void add_run(CLI::App& app, int& exit_status) {
   command->add_option("-p,--prompt", options->prompt, "the prompt; - reads stdin")->type_name("TEXT")->required();
   command->add_option("--system", options->system, "system message")->type_name("TEXT");
   command->add_flag("--raw", options->raw, "continue the text as it is, without the chat format");
-  command->add_option("--dump-taps", options->taps, "write every intermediate tensor (safetensors)")->type_name("FILE");
+  command
+      ->add_option("--dump-taps", options->taps, "write every intermediate tensor of prompt and answer (safetensors)")
+      ->type_name("FILE");
   command->callback([options, &exit_status] {
     install_interrupt_handler();
     const auto status = run(*options);

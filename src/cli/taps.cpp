@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -9,6 +10,25 @@
 #include "base/json.h"
 
 namespace hadal::cli {
+
+Status TapCollector::record(model::Transformer& transformer, std::span<const TokenId> tokens) {
+  constexpr size_t kChunk = 256;
+  transformer.set_probe(this);
+  kv::SequenceState state = transformer.new_sequence();
+  std::vector<float> logits, streams;
+  Status status;
+  for (size_t begin = 0; status.ok() && begin < tokens.size(); begin += kChunk) {
+    const auto piece = tokens.subspan(begin, std::min(kChunk, tokens.size() - begin));
+    const model::Sequence sequence{&state, piece, 0};
+    status = transformer.forward({&sequence, 1}, logits, &streams);
+    const auto next = tokens.subspan(begin + 1, std::min(kChunk, tokens.size() - begin - 1));
+    if (!status.ok() || !transformer.has_mtp() || next.empty()) continue;
+    const model::MtpSequence draft{&state, streams.data(), next, 0};
+    status = transformer.mtp({&draft, 1}, logits);
+  }
+  transformer.set_probe(nullptr);
+  return status;
+}
 
 Status TapCollector::write(const std::string& path) const {
   json::Object header;

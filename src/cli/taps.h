@@ -3,11 +3,13 @@
 #pragma once
 
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "model/step.h"
+#include "model/transformer.h"
 
 namespace hadal::cli {
 
@@ -27,6 +29,9 @@ class TapCollector : public model::Probe {
     Tap& tap = grow(name, shape);
     tap.ints.insert(tap.ints.end(), values, values + count(shape));
   }
+
+  // Runs a text through the model, and through its MTP block where it has one (position i with token i + 1).
+  Status record(model::Transformer& transformer, std::span<const TokenId> tokens);
 
   const std::map<std::string, Tap>& taps() const { return taps_; }
   void clear() { taps_.clear(); }

@@ -72,7 +72,9 @@ TEST(Program, RunWritesTheAnswerAndNothingElseToStdout) {
   EXPECT_EQ(greedy.out, hadal("run -m " + nano() + " -p Hello --raw -n 12 --temp 0 --seed 9").out);
   const std::string taps = temp_dir("taps") + "/t.safetensors";
   EXPECT_EQ(hadal("run -m " + nano() + " -p Hi --raw -n 1 --dump-taps " + taps).status, 0);
-  EXPECT_NE(read_file(taps).value().find("tap.layers.1.index_sel"), std::string::npos);
+  const std::string written = read_file(taps).value();
+  EXPECT_NE(written.find("tap.layers.1.index_sel"), std::string::npos);
+  EXPECT_NE(written.find("tap.mtp.0.route_sel"), std::string::npos);
 }
 
 TEST(Program, WithoutTokenizerRunAndChatRefuseInOneLine) {
