@@ -42,12 +42,13 @@ struct IndexScores {
   const int8_t* q = nullptr;       // [n_heads, head_dim]
   const float* q_scale = nullptr;  // [n_heads, ceil(head_dim / 32)]
   // exact: plain values, rows are float32; nothing is rounded, dots are 16-lane sums
-  const float* q_f32 = nullptr;     // [n_heads, head_dim]; nullptr selects faithful
-  const float* w = nullptr;         // [n_heads]
-  const std::byte* rows = nullptr;  // [n_entries, row_bytes]
-  int64_t row_bytes = 0;
-  int64_t n_entries = 0;
+  const float* q_f32 = nullptr;             // [n_heads, head_dim]; nullptr selects faithful
+  const float* w = nullptr;                 // [n_heads]
+  const std::byte* const* pages = nullptr;  // n_entries rows, page_rows to a page
+  int64_t page_rows = 0, row_bytes = 0, n_entries = 0;
   float* scores = nullptr;  // [n_entries]
+
+  const std::byte* row(int64_t entry) const { return pages[entry / page_rows] + entry % page_rows * row_bytes; }
 };
 
 struct Isa {

@@ -156,7 +156,7 @@ HADAL_PLAIN void attend(const AttendBlock& block) {
 HADAL_PLAIN void index_scores(const IndexScores& args) {
   const int n_blocks = (args.head_dim + 31) / 32;
   for (int64_t entry = 0; entry < args.n_entries; ++entry) {
-    const std::byte* row = args.rows + entry * args.row_bytes;
+    const std::byte* row = args.row(entry);
     float lane[kLanes] = {};
     for (int h = 0; h < args.n_heads; ++h) {
       float z = 0;

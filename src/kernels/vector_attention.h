@@ -123,7 +123,7 @@ void index_scores_fp4(const IndexScores& args) {
     for (int b = 0; b < n_blocks; ++b) q_scales[static_cast<size_t>(4 * h + b)] = args.q_scale[h * n_blocks + b];
   }
   for (int64_t e = 0; e < args.n_entries; ++e) {
-    const std::byte* row = args.rows + e * args.row_bytes;
+    const std::byte* row = args.row(e);
     alignas(64) std::byte codes[64] = {};
     std::memcpy(codes, row, static_cast<size_t>((dim + 1) / 2));
     B64 even, odd;
@@ -161,7 +161,7 @@ void index_scores(const IndexScores& args) {
   if (!args.q_f32 && args.head_dim <= 128) return index_scores_fp4(args);
   if (!args.q_f32) return reference().index_scores(args);  // shapes of no release
   for (int64_t e = 0; e < args.n_entries; ++e) {
-    const float* k = reinterpret_cast<const float*>(args.rows + e * args.row_bytes);
+    const float* k = reinterpret_cast<const float*>(args.row(e));
     float lane[kLanes] = {};
     for (int h = 0; h < args.n_heads; h += 4) {
       const float* q[4];

@@ -70,18 +70,21 @@ void select_entries(Step& step, const Indexer&, int layer, float* index_q, float
       step.pool.run(n * n_pieces, [&](int64_t task, int) {
         const int64_t i = first + task / n_pieces, row = segment.first_row + i;
         const int64_t end = std::min(visible(i), (task % n_pieces + 1) * kPage * kPagesPerTask);
-        for (int64_t b = task % n_pieces * kPage * kPagesPerTask; b < end; b += kPage) {
-          step.isa.index_scores({.n_heads = heads,
-                                 .head_dim = dim,
-                                 .q = codes.data() + row * heads * dim,
-                                 .q_scale = q_scale + row * heads * n_blocks,
-                                 .q_f32 = step.faithful ? nullptr : index_q + row * heads * dim,
-                                 .w = index_w + row * heads,
-                                 .rows = entries.row(b),
-                                 .row_bytes = entries.row_bytes(),
-                                 .n_entries = std::min(kPage, end - b),
-                                 .scores = scores + (i - first) * most + b});
-        }
+        const int64_t begin = task % n_pieces * kPage * kPagesPerTask;
+        if (begin >= end) return;
+        const std::byte* pages[kPagesPerTask];
+        for (int64_t b = begin; b < end; b += kPage) pages[(b - begin) / kPage] = entries.row(b);
+        step.isa.index_scores({.n_heads = heads,
+                               .head_dim = dim,
+                               .q = codes.data() + row * heads * dim,
+                               .q_scale = q_scale + row * heads * n_blocks,
+                               .q_f32 = step.faithful ? nullptr : index_q + row * heads * dim,
+                               .w = index_w + row * heads,
+                               .pages = pages,
+                               .page_rows = kPage,
+                               .row_bytes = entries.row_bytes(),
+                               .n_entries = end - begin,
+                               .scores = scores + (i - first) * most + begin});
       });
       step.pool.run(n, [&](int64_t k, int) {
         const int64_t i = first + k;

@@ -381,12 +381,20 @@ TEST(IndexScores, HaveTheBitsOfTheReference) {
         std::memcpy(floats.data() + 4 * i, &v, 4);
       }
       std::vector<float> a(static_cast<size_t>(n)), b(a.size());
+      constexpr int64_t kPage = 4;  // the last page ends with the last entry
+      const auto pages_of = [&](const std::byte* data, int64_t bytes) {
+        std::vector<const std::byte*> pages;
+        for (int64_t e = 0; e < n; e += kPage) pages.push_back(data + e * bytes);
+        return pages;
+      };
+      const auto packed = pages_of(rows.data(), row_bytes), plain = pages_of(floats.data(), 4 * dim);
       IndexScores args{.n_heads = heads,
                        .head_dim = dim,
                        .q = q.data(),
                        .q_scale = scale.data(),
                        .w = w.data(),
-                       .rows = rows.data(),
+                       .pages = packed.data(),
+                       .page_rows = kPage,
                        .row_bytes = row_bytes,
                        .n_entries = n,
                        .scores = a.data()};
@@ -398,7 +406,8 @@ TEST(IndexScores, HaveTheBitsOfTheReference) {
               .head_dim = dim,
               .q_f32 = qf.data(),
               .w = w.data(),
-              .rows = floats.data(),
+              .pages = plain.data(),
+              .page_rows = kPage,
               .row_bytes = 4 * dim,
               .n_entries = n,
               .scores = a.data()};
