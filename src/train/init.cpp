@@ -105,7 +105,7 @@ void align(const std::map<std::string, torch::Tensor>& weights, const checkpoint
   wq_b.copy_(a.repeat({heads, 1}));
   wq_b.add_(normals(wq_b.sizes(), noise, seed, p + "wq_b"));
   const torch::Tensor pooled = a.matmul(q);  // [hd, d]
-  torch::Tensor wkv = weight("compressor.wkv");
+  torch::Tensor wkv = weight(c.ratio(layer) == 0 ? "wkv" : "compressor.wkv");
   wkv.copy_(pooled.repeat({wkv.size(0) / hd, 1}));
   // Group g's row j carries latent (g rank + j) mod ql where a group is narrower than the latent,
   // else latent j.
@@ -155,7 +155,7 @@ void initialise(const std::vector<Named>& weights, const checkpoint::ModelConfig
   if (!options.aligned) return;
   const double noise = options.noise > 0 ? options.noise : 0.02;
   for (int layer = 0; layer < config.n_layers; ++layer)
-    if (config.ratio(layer) != 0) align(by_name, config, layer, noise, seed);
+    if (config.ratio(layer) != 0 || options.aligned_windows) align(by_name, config, layer, noise, seed);
 }
 
 }  // namespace hadal::train

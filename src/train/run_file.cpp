@@ -141,6 +141,7 @@ Result<RunFile> parse(const json::Value& root) {
 
   Fields init = fields.object("init");
   run.init.aligned = init.flag("aligned", true);
+  run.init.aligned_windows = init.flag("aligned_windows", false);
   run.init.noise = init.number("noise", 0, 0, 10);
   run.init.embedding = init.number("embedding", 0, 0, 10);
   run.init.head_scale = init.number("head_scale", 1, 0, 100);

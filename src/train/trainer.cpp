@@ -210,6 +210,31 @@ Result<StepReport> Trainer::step() {
   }
 }
 
+Status sum_gradients(const Ranks& ranks, const std::vector<Named>& parameters) {
+  torch::Tensor given = torch::zeros({static_cast<int64_t>(parameters.size())}, torch::kInt64);
+  for (size_t i = 0; i < parameters.size(); ++i)
+    given[static_cast<int64_t>(i)] = parameters[i].tensor.grad().defined() ? 1 : 0;
+  HADAL_TRY(ranks.sum(given));
+  std::vector<torch::Tensor> flat;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    if (given[static_cast<int64_t>(i)].item<int64_t>() == 0) continue;
+    torch::Tensor& gradient = parameters[i].tensor.mutable_grad();
+    if (!gradient.defined()) gradient = torch::zeros_like(parameters[i].tensor);
+    flat.push_back(gradient.flatten());
+  }
+  if (flat.empty()) return {};
+  torch::Tensor all = torch::cat(flat);
+  HADAL_TRY(ranks.sum(all));
+  int64_t offset = 0;
+  for (const Named& parameter : parameters) {
+    if (!parameter.tensor.grad().defined()) continue;
+    const int64_t n = parameter.tensor.numel();
+    parameter.tensor.grad().copy_(all.slice(0, offset, offset + n).view(parameter.tensor.sizes()));
+    offset += n;
+  }
+  return {};
+}
+
 Result<StepReport> Trainer::step_or_throw() {
   const auto start = std::chrono::steady_clock::now();
   const Stage& stage = run_.stage_at(n_done_);
@@ -269,18 +294,7 @@ Result<StepReport> Trainer::step_or_throw() {
 
   HADAL_TRY(ranks_->sum(sums));
   if (ranks_->size() > 1) {
-    std::vector<torch::Tensor> flat;  // which tensors have gradients depends on the stage alone
-    for (const Named& parameter : optimiser_.parameters())
-      if (parameter.tensor.grad().defined()) flat.push_back(parameter.tensor.grad().flatten());
-    torch::Tensor all = torch::cat(flat);
-    HADAL_TRY(ranks_->sum(all));
-    int64_t offset = 0;
-    for (const Named& parameter : optimiser_.parameters()) {
-      if (!parameter.tensor.grad().defined()) continue;
-      const int64_t n = parameter.tensor.numel();
-      parameter.tensor.grad().copy_(all.slice(0, offset, offset + n).view(parameter.tensor.sizes()));
-      offset += n;
-    }
+    HADAL_TRY(sum_gradients(*ranks_, optimiser_.parameters()));
     if (!counts.empty()) {
       torch::Tensor stacked = torch::stack(counts);
       HADAL_TRY(ranks_->sum(stacked));

@@ -45,6 +45,10 @@ struct StepReport {
   json::Object to_json() const;
 };
 
+// Gradients summed over the ranks. A tensor has one if any rank gave it one: rows too short for a block, say, leave a
+// compressor without.
+Status sum_gradients(const Ranks& ranks, const std::vector<Named>& parameters);
+
 class Trainer {
  public:
   // from: a checkpoint directory to take the weights from, or "" to initialise. `ranks` must

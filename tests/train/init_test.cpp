@@ -69,6 +69,23 @@ TEST(Init, AQueryMeetsItsOwnTokenAndTheOutputLeadsItBack) {
   }
 }
 
+TEST(Init, WindowsAreAlignedWhereAsked) {
+  const checkpoint::ModelConfig config = nano();
+  const auto plain = initialised(config, {.aligned = true}, 1),
+             w = initialised(config, {.aligned = true, .aligned_windows = true}, 1);
+  for (int layer = 0; layer < config.n_layers; ++layer) {
+    const std::string p = "layers." + std::to_string(layer) + ".attn.";
+    if (config.ratio(layer) != 0) {
+      EXPECT_TRUE(torch::equal(plain.at(p + "wq_a.weight"), w.at(p + "wq_a.weight")));
+      continue;
+    }
+    const torch::Tensor q = w.at(p + "wq_a.weight");
+    EXPECT_LT(largest(q.matmul(q.t()) - torch::eye(q.size(0))), 1e-5) << p;
+    EXPECT_NEAR(deviation(w.at(p + "wq_b.weight").slice(0, 0, config.head_dim) - w.at(p + "wkv.weight").matmul(q.t())),
+                0.02, 0.001);
+  }
+}
+
 TEST(Init, HeadCopiesTheEmbeddingAndHashTablesAreBalanced) {
   const checkpoint::ModelConfig config = nano();
   const auto w = initialised(config, {.aligned = false, .noise = 0.05, .head_scale = 3}, 1);

@@ -204,6 +204,30 @@ TEST(Ranks, TwoEqualOneToRoundingAndThemselvesToTheBit) {
   EXPECT_LT(largest, 0.01 * moved);
 }
 
+// Documents too short for a block leave a compressor without gradient on one rank only (a run died of it).
+TEST(Ranks, AGradientThatOneRankLacksIsZeroThere) {
+  const std::string store = temp_dir("lacking") + "/store";
+  std::vector<std::vector<Named>> parameters(2);
+  for (auto& own : parameters) own = {{"a", torch::ones({3})}, {"b", torch::ones({2, 2})}, {"c", torch::ones({5})}};
+  for (int rank = 0; rank < 2; ++rank)
+    for (size_t i = 0; i < 2; ++i)
+      if (rank == 0 || i == 1)
+        parameters[static_cast<size_t>(rank)][i].tensor.mutable_grad() =
+            torch::full_like(parameters[0][i].tensor, rank + 1.0);
+  const auto body = [&](int rank) {
+    const Ranks ranks = Ranks::join(rank, 2, store).value();
+    EXPECT_TRUE(sum_gradients(ranks, parameters[static_cast<size_t>(rank)]).ok());
+  };
+  std::thread thread([&] { body(1); });
+  body(0);
+  thread.join();
+  for (const auto& own : parameters) {
+    EXPECT_TRUE(torch::equal(own[0].tensor.grad(), torch::full({3}, 1.0)));
+    EXPECT_TRUE(torch::equal(own[1].tensor.grad(), torch::full({2, 2}, 3.0)));
+    EXPECT_FALSE(own[2].tensor.grad().defined());
+  }
+}
+
 TEST(Schedule, WarmUpConstantCosine) {
   const RunFile run = micro_run();  // 20 steps, decay from 14
   EXPECT_EQ(run.n_steps(), 20);
