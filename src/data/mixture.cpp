@@ -17,6 +17,17 @@ constexpr int kDraws = 6;          // documents tried for the rest of a row befo
 constexpr std::string_view kRules = "list number logic text json word";
 constexpr std::string_view kTalks = "chat talk word list number text json logic story";
 
+// How often a family is drawn, against the others of its component, in the stages that make the shipped model talk: a
+// small model has room for little, and what everything else stands on comes first.
+int weight_of(const Family& family) {
+  const auto has = [&](std::string_view part) { return family.id.find(part) != std::string::npos; };
+  if (family.kind == "tool")
+    return (has("/direct") ? 3 : 1) * (has("/lookup/") ? 3 : has("/update/") || has("/link/") ? 2 : 1);
+  if (family.id == "copy" || family.id == "reverse" || family.id == "add") return 6;
+  if (family.id == "recall-needle") return 3;
+  return family.kind == "json" || family.kind == "talk" ? 2 : 1;
+}
+
 }  // namespace
 
 std::vector<std::string> Mixture::names() { return {"base", "long", "tools", "sft"}; }
@@ -69,12 +80,14 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
   } else {
     return Error{Code::kNotFound, fmt::format("mixture: expected one of {}, found {}", join(names()), name)};
   }
+  m.focused_ = name == "tools" || name == "sft";
   for (Component& component : m.components_) {
     if (component.part == Part::kEnglish && !corpus) component.part = Part::kStory;
     if (component.part != Part::kTasks) continue;
     for (const Family& family : families())
       if (!family.held_out && fmt::format(" {} ", component.kinds).find(" " + family.kind + " ") != std::string::npos)
-        component.families.push_back(&family);
+        component.families.insert(component.families.end(), m.focused_ ? static_cast<size_t>(weight_of(family)) : 1,
+                                  &family);
     HADAL_CHECK(!component.families.empty());
   }
   // Shares count text, draws count documents: how long the documents of each component are is
@@ -136,7 +149,9 @@ Rendering Mixture::draw(const Component& component, Rng& rng, int length) const 
   int hardest = family.trained;
   if (family.kind == "recall")  // the distance must fit into the row: 256 into 512, 512 into 1024, ...
     hardest = length >= 4096 ? 6 : length >= 2048 ? 5 : length >= 1024 ? 4 : length >= 512 ? 3 : 1;
-  const int difficulty = static_cast<int>(rng.below(static_cast<size_t>(hardest + 1)));
+  const auto draw_difficulty = [&] { return static_cast<int>(rng.below(static_cast<size_t>(hardest + 1))); };
+  int difficulty = draw_difficulty();
+  if (focused_) difficulty = std::min(difficulty, draw_difficulty());  // easy ones more often
   // One conversation in five comes from a small pool, so that the same question is met in every
   // mode.
   const uint64_t seed = component.form == Form::kSft && rng.chance(20) ? rng.below(8) : rng.next();

@@ -60,6 +60,7 @@ class Mixture final : public Source {
   const text::Tokenizer* tokenizer_ = nullptr;
   const Corpus* corpus_ = nullptr;
   std::vector<Component> components_;
+  bool focused_ = false;  // tools and sft: easy tasks and a few families more often than others
   TokenId padding_ = 0;
 };
 
