@@ -6,23 +6,27 @@
 #include <chrono>
 
 namespace hadal::engine {
+namespace {
+
+constexpr int64_t kLeastShare = 16;  // rows of a prompt in a step: fewer would read the weights for little
+
+}  // namespace
 
 Result<int> Batch::add(Request request) {
-  const auto& config = engine_.config();
   const int64_t n = static_cast<int64_t>(request.prompt.size());
   if (n == 0) return Error{Code::kInvalid, "prompt: expected at least one token, found none"};
   for (const TokenId id : request.prompt)
-    if (id < 0 || id >= config.vocab_size)
+    if (id < 0 || id >= decoder_.vocab_size())
       return Error{Code::kInvalid,
-                   fmt::format("prompt: expected token ids 0 to {}, found {}", config.vocab_size - 1, id)};
-  const int64_t room = config.max_position_embeddings - n;
+                   fmt::format("prompt: expected token ids 0 to {}, found {}", decoder_.vocab_size() - 1, id)};
+  const int64_t room = decoder_.max_tokens() - n;
   if (room <= 0)
     return Error{Code::kInvalid,
                  fmt::format("prompt: expected fewer than {} tokens (max_position_embeddings), found {}",
-                             config.max_position_embeddings, n)};
+                             decoder_.max_tokens(), n)};
   HADAL_TRY(sample::check(request.sampling));
 
-  Context context = request.start ? std::move(*request.start) : Context{engine_.transformer().new_sequence(), {}};
+  Context context = request.start ? std::move(*request.start) : Context{decoder_.new_sequence(), {}};
   request.start.reset();
   const int64_t reused = context.state.length();
   if (reused >= n || static_cast<int64_t>(context.ids.size()) != reused ||
@@ -31,14 +35,17 @@ Result<int> Batch::add(Request request) {
                  fmt::format("start: expected a true prefix of the {} prompt tokens, found {} others", n, reused)};
 
   Running running{.request = std::move(request),
+                  .ids = {},
                   .context = std::move(context),
                   .snapshot = {},
                   .sampler = sample::Sampler({}),
                   .completion = {},
                   .max_tokens = 0,
+                  .suspended = false,
                   .ended = {},
                   .error = {}};
   running.sampler = sample::Sampler(running.request.sampling);
+  running.ids = running.request.prompt;
   running.sampler.see_prompt(running.request.prompt);
   running.completion.prompt_tokens = n;
   running.completion.reused_tokens = reused;
@@ -52,40 +59,63 @@ void Batch::stop(int id, Finish finish) {
   if (const auto it = running_.find(id); it != running_.end() && !it->second.ended) it->second.ended = finish;
 }
 
+void Batch::suspend(int id) {
+  Running& running = running_.at(id);
+  running.suspended = true;
+  running.context = {decoder_.new_sequence(), {}};
+}
+
+void Batch::resume(int id, std::optional<Context> start) {
+  Running& running = running_.at(id);
+  running.suspended = false;
+  if (!start) return;
+  HADAL_CHECK(start->ids.size() < running.ids.size() &&
+              std::equal(start->ids.begin(), start->ids.end(), running.ids.begin()));
+  running.context = std::move(*start);
+}
+
+int64_t Batch::state_bytes(int id) const { return running_.at(id).context.state.capacity_bytes(); }
+
 Status Batch::step(std::vector<Event>& events) {
   events.clear();
   std::vector<model::Sequence> sequences;
   std::vector<int> ids;
+  const auto unread = [](const Running& running) {
+    return static_cast<int64_t>(running.ids.size()) - running.context.state.length();
+  };
   const auto plan = [&](int id, Running& running, int64_t n) {
-    const int64_t begin = running.context.state.length(), end = static_cast<int64_t>(running.request.prompt.size());
-    const std::span<const TokenId> all = begin < end ? std::span<const TokenId>(running.request.prompt)
-                                                     : std::span<const TokenId>(running.completion.tokens);
-    const int64_t offset = begin < end ? begin : begin - end;
-    sequences.push_back({&running.context.state, all.subspan(static_cast<size_t>(offset), static_cast<size_t>(n)),
-                         begin + n >= end ? 1 : 0});
+    const auto begin = static_cast<size_t>(running.context.state.length());
+    sequences.push_back({&running.context.state, std::span(running.ids).subspan(begin, static_cast<size_t>(n)),
+                         n == unread(running) ? 1 : 0});
     ids.push_back(id);
   };
   // Running completions first: a long prompt must not hold them up.
-  int64_t room = rows_per_step_;
+  int64_t room = rows_per_step_, n_reading = 0;
   for (auto& [id, running] : running_) {
-    if (running.ended || running.context.state.length() < static_cast<int64_t>(running.request.prompt.size())) continue;
-    plan(id, running, 1);
-    --room;
+    if (running.ended || running.suspended) continue;
+    if (unread(running) > 1) {
+      ++n_reading;
+    } else {
+      plan(id, running, 1);
+      --room;
+    }
   }
+  // Then prompts: an equal share of the rest each, what short ones leave goes to those that came later.
   for (auto& [id, running] : running_) {
-    const int64_t begin = running.context.state.length(), end = static_cast<int64_t>(running.request.prompt.size());
-    if (running.ended || begin >= end) continue;
+    if (running.ended || running.suspended || unread(running) <= 1) continue;
     if (room <= 0 && !sequences.empty()) break;
-    int64_t n = std::min(end - begin, std::max<int64_t>(room, 1));
+    const int64_t share = std::max<int64_t>(kLeastShare, room / n_reading--);
+    int64_t n = std::min({unread(running), share, std::max<int64_t>(room, 1)});
+    const int64_t begin = running.context.state.length();
     if (begin < running.request.snapshot_at) n = std::min(n, running.request.snapshot_at - begin);
     plan(id, running, n);
     room -= n;
   }
 
   const auto start = std::chrono::steady_clock::now();
-  HADAL_TRY(engine_.transformer().forward(sequences, logits_));
+  if (!sequences.empty()) HADAL_TRY(decoder_.forward(sequences, logits_));
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  const size_t vocab = static_cast<size_t>(engine_.config().vocab_size);
+  const size_t vocab = static_cast<size_t>(decoder_.vocab_size());
   size_t row = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
     Running& running = running_.at(ids[i]);
@@ -122,7 +152,7 @@ void Batch::after_forward(int id, Running& running, int64_t n_read, std::span<co
   const int64_t length = running.context.state.length();
   if (length == running.request.snapshot_at)
     running.snapshot = Context{running.context.state.fork(), running.context.ids};
-  if (n_read > 0)
+  if (n_read > 0 && running.completion.tokens.empty())
     events.push_back(
         {.id = id, .kind = Event::Kind::kRead, .prompt_done = length, .choice = {}, .finish = {}, .error = {}});
   if (logits.empty()) return;
@@ -132,12 +162,13 @@ void Batch::after_forward(int id, Running& running, int64_t n_read, std::span<co
     running.ended = Finish::kCancelled;
     return;
   }
-  const auto& eos = engine_.defaults().eos;
+  const auto& eos = decoder_.end_tokens();
   if (std::find(eos.begin(), eos.end(), choice.value().token) != eos.end()) {
     running.ended = Finish::kStop;
     return;
   }
   running.completion.tokens.push_back(choice.value().token);
+  running.ids.push_back(choice.value().token);
   events.push_back({.id = id,
                     .kind = Event::Kind::kToken,
                     .prompt_done = length,

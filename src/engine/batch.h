@@ -1,6 +1,6 @@
 // Completions side by side. Every step() is one forward pass: the latest token of each running
-// completion, and pieces of the prompts that are not read yet, first come first, up to
-// rows_per_step tokens in all.
+// completion, and pieces of the prompts that are not read yet, in equal shares, up to rows_per_step
+// tokens in all.
 //
 //   const int id = batch.add({.prompt = ids, ...});
 //   while (!batch.empty()) { batch.step(events); ... events of each id ...; batch.take(id) after
@@ -17,7 +17,7 @@
 #include <span>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/decoder.h"
 #include "sample/sampler.h"
 
 namespace hadal::engine {
@@ -67,7 +67,7 @@ struct Finished {
 
 class Batch {
  public:
-  explicit Batch(Engine& engine, int64_t rows_per_step = 512) : engine_(engine), rows_per_step_(rows_per_step) {}
+  explicit Batch(Decoder& decoder, int64_t rows_per_step = 512) : decoder_(decoder), rows_per_step_(rows_per_step) {}
 
   // kInvalid: an empty prompt, an unknown id, sampling out of range, a prompt that leaves no room
   // for an answer, a start that is no true prefix. Ids count from 0 and are not used again.
@@ -75,6 +75,13 @@ class Batch {
   // Ends with Finish::kStop (the caller has seen enough) or kCancelled; its kDone comes with the
   // next step().
   void stop(int id, Finish finish);
+  // Gives the state's memory back; the completion stands still until resume(), which reads its tokens again (those that
+  // `start` covers excepted). The tokens that follow are the same.
+  void suspend(int id);
+  void resume(int id, std::optional<Context> start = {});
+  int64_t state_bytes(int id) const;
+  // Prompt and completion so far, the latest token included.
+  const std::vector<TokenId>& ids(int id) const { return running_.at(id).ids; }
   // One forward pass, or none when all that is left has ended. An error is the whole step's: no
   // completion has moved.
   Status step(std::vector<Event>& events);
@@ -85,18 +92,20 @@ class Batch {
  private:
   struct Running {
     Request request;
-    Context context;
+    std::vector<TokenId> ids;  // prompt and completion; the state has seen a prefix
+    Context context;           // its ids are those the state has seen
     std::optional<Context> snapshot;
     sample::Sampler sampler;
     Completion completion;
     int64_t max_tokens = 0;
+    bool suspended = false;
     std::optional<Finish> ended;
     Status error;
   };
   void after_forward(int id, Running& running, int64_t n_read, std::span<const float> logits,
                      std::vector<Event>& events);
 
-  Engine& engine_;
+  Decoder& decoder_;
   int64_t rows_per_step_;
   int next_id_ = 0;
   std::map<int, Running> running_;  // by id: the order of arrival

@@ -21,6 +21,7 @@
 #include "base/types.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/plan.h"
+#include "engine/decoder.h"
 #include "model/transformer.h"
 
 namespace hadal::engine {
@@ -48,7 +49,7 @@ struct GenerationDefaults {
   bool untrained = false;  // written by hadal synth
 };
 
-class Engine {
+class Engine final : public Decoder {
  public:
   // kBusy: not enough memory for one conversation.
   static Result<std::unique_ptr<Engine>> open(const EngineOptions& options, const OpenProgress& progress = {});
@@ -59,6 +60,14 @@ class Engine {
   const kernels::Isa& isa() const { return *isa_; }
   int n_threads() const { return pool_->size(); }
   model::Transformer& transformer() { return *transformer_; }
+
+  int vocab_size() const override { return config().vocab_size; }
+  int64_t max_tokens() const override { return config().max_position_embeddings; }
+  const std::vector<TokenId>& end_tokens() const override { return defaults_.eos; }
+  kv::SequenceState new_sequence() const override { return transformer_->new_sequence(); }
+  Status forward(std::span<const model::Sequence> batch, std::vector<float>& logits) override {
+    return transformer_->forward(batch, logits);
+  }
 
  private:
   Engine() = default;

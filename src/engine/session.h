@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/batch.h"
+#include "engine/engine.h"
 
 namespace hadal::engine {
 

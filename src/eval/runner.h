@@ -11,6 +11,7 @@
 
 #include "data/task.h"
 #include "engine/batch.h"
+#include "engine/engine.h"
 #include "text/encode_prompt.h"
 #include "text/tokenizer.h"
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/batch.h"
+#include "engine/engine.h"
 #include "text/encode_prompt.h"
 #include "text/tokenizer.h"
 
