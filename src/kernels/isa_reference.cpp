@@ -1,5 +1,6 @@
 // The oracle: every formula of kernels/linear.h and kernels/isa.h as plain loops in the written order.
 
+#include <array>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -25,6 +26,12 @@ HADAL_INLINE float load_bf16(const std::byte* p) {
   return to_f32(x);
 }
 
+const std::array<float, 256> kE4m3Values = [] {
+  std::array<float, 256> values;
+  for (unsigned code = 0; code < 256; ++code) values[code] = to_f32(f8e4m3{static_cast<uint8_t>(code)});
+  return values;
+}();
+
 // A weight matrix, row by row.
 struct Rows {
   explicit Rows(const Weight& weight) : w(weight), n_col_blocks((weight.cols + 127) / 128) {}
@@ -49,7 +56,7 @@ struct Rows {
         for (int64_t k = 0; k < w.cols; ++k) out[k] = load_bf16(data + 2 * (first + k));
         return;
       case WeightFormat::kFp8Block:
-        for (int64_t k = 0; k < w.cols; ++k) out[k] = to_f32(f8e4m3{static_cast<uint8_t>(data[first + k])});
+        for (int64_t k = 0; k < w.cols; ++k) out[k] = kE4m3Values[static_cast<uint8_t>(data[first + k])];
         for (int64_t k = 0; scaled && k < w.cols; ++k) out[k] = round_bf16(out[k] * fp8_scale(row, k / 128));
         return;
       case WeightFormat::kFp4Block:
@@ -67,9 +74,12 @@ struct Rows {
   int64_t n_col_blocks;
 };
 
-HADAL_INLINE float dot_whole_row(const float* w, const float* x, int64_t cols) {
+HADAL_INLINE float dot16(const float* w, const float* x, int64_t cols) {
   float lane[kLanes] = {};
-  for (int64_t k = 0; k < cols; ++k) lane[k % kLanes] = __builtin_fmaf(w[k], x[k], lane[k % kLanes]);
+  int64_t k = 0;
+  for (; k + kLanes <= cols; k += kLanes)
+    for (int j = 0; j < kLanes; ++j) lane[j] = __builtin_fmaf(w[k + j], x[k + j], lane[j]);
+  for (int j = 0; k + j < cols; ++j) lane[j] = __builtin_fmaf(w[k + j], x[k + j], lane[j]);
   return reduce16(lane);
 }
 
@@ -79,7 +89,7 @@ HADAL_INLINE float dot_fp8_blocks(const Rows& w, int64_t row, const float* codes
   for (int64_t block = 0; block < w.n_col_blocks; ++block) {
     const int64_t begin = block * 128, end = begin + 128 < w.w.cols ? begin + 128 : w.w.cols;
     const float scale = (scales ? scales[block] : 1.0f) * w.fp8_scale(row, block);
-    y = __builtin_fmaf(dot_whole_row(codes + begin, x + begin, end - begin), scale, y);
+    y = __builtin_fmaf(dot16(codes + begin, x + begin, end - begin), scale, y);
   }
   return y;
 }
@@ -113,16 +123,10 @@ HADAL_PLAIN void linear(const LinearJob& job, int64_t begin, int64_t end) {
       const float* scales = job.input.scales ? job.input.scales + from * job.input.scale_stride : nullptr;
       const float y = by_blocks   ? dot_fp8_blocks(w, row, elements.data(), x, scales)
                       : by_groups ? dot_fp4_groups(w, row, elements.data(), x, scales)
-                                  : dot_whole_row(elements.data(), x, w.w.cols);
+                                  : dot16(elements.data(), x, w.w.cols);
       job.out[t * job.out_stride + r] = job.round_bf16 ? round_bf16(y) : y;
     }
   }
-}
-
-HADAL_INLINE float dot16(const float* a, const float* b, int n) {
-  float lane[kLanes] = {};
-  for (int i = 0; i < n; ++i) lane[i % kLanes] = __builtin_fmaf(a[i], b[i], lane[i % kLanes]);
-  return reduce16(lane);
 }
 
 HADAL_PLAIN void attend(const AttendBlock& block) {
