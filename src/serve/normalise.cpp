@@ -1,0 +1,337 @@
+#include "serve/normalise.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "text/templates.h"
+
+namespace hadal::serve {
+namespace {
+
+using json::Value;
+
+std::string text_of(const Value& message, std::string_view key) {
+  const Value* value = message.find(key);
+  return value && value->is_string() ? value->as_string() : "";
+}
+bool is(const Value& message, std::string_view role) { return text_of(message, "role") == role; }
+const json::Array& calls_of(const Value& message) {
+  static const json::Array kNone;
+  const Value* calls = message.find("tool_calls");
+  return calls && calls->is_array() ? calls->as_array() : kNone;
+}
+Value message_of(const char* role, std::string content) {
+  return json::Object{{"role", role}, {"content", std::move(content)}};
+}
+
+// A string that holds JSON is read once more; what is no object becomes {"arguments": it}. Text that is no JSON stays:
+// the encoder has its own form for it.
+std::string arguments_text(const Value& given) {
+  const auto wrapped = [](const Value& value) { return json::dump(json::Object{{"arguments", value}}); };
+  if (given.is_object()) return json::dump(given);
+  if (!given.is_string()) return wrapped(given);
+  const std::string& text = given.as_string();
+  if (text.find_first_not_of(" \t\r\n") == std::string::npos) return "{}";
+  const auto first = json::parse(text);
+  if (!first.ok() || first.value().is_object()) return text;
+  if (!first.value().is_string()) return wrapped(first.value());
+  const auto second = json::parse(first.value().as_string());
+  if (!second.ok()) return wrapped(first.value());
+  return second.value().is_object() ? first.value().as_string() : wrapped(second.value());
+}
+
+// "</tool_result>" in a result would end it early for the model, which knows it as plain text.
+std::string without_result_end(std::string text) {
+  constexpr std::string_view kEnd = "</tool_result>";
+  for (size_t at = text.find(kEnd); at != std::string::npos; at = text.find(kEnd, at)) text.replace(at, 1, "&lt;");
+  return text;
+}
+
+// Leading systems become one; later ones, which the model has no place for, text of a user.
+json::Array settle_roles(const json::Array& messages) {
+  json::Array out;
+  std::optional<std::string> system;
+  bool leading = true;
+  for (const Value& message : messages) {
+    const bool instructs = is(message, "system") || is(message, "developer");
+    leading = leading && instructs;
+    if (leading) {
+      system = system ? *system + "\n\n" + text_of(message, "content") : text_of(message, "content");
+    } else if (instructs) {
+      out.push_back(message_of("user", text_of(message, "content")));
+    } else {
+      out.push_back(message);
+    }
+  }
+  if (system) out.insert(out.begin(), message_of("system", *system));
+  return out;
+}
+
+// Results follow their calls; what stands between comes after them.
+std::variant<json::Array, ApiError> settle_results(const json::Array& messages, bool repair) {
+  json::Array out;
+  std::vector<char> taken(messages.size(), 0);
+  for (size_t i = 0; i < messages.size(); ++i) {
+    if (taken[i]) continue;
+    const Value& message = messages[i];
+    if (is(message, "tool"))
+      return invalid("Messages with role 'tool' must be a response to a preceding message with 'tool_calls'",
+                     fmt::format("messages[{}].role", i));
+    out.push_back(message);
+    if (!is(message, "assistant") || calls_of(message).empty()) continue;
+    std::vector<std::string> waiting;
+    for (const Value& call : calls_of(message)) waiting.push_back(text_of(call, "id"));
+    for (size_t j = i + 1; j < messages.size() && !is(messages[j], "assistant"); ++j) {
+      if (!is(messages[j], "tool") || taken[j]) continue;
+      const auto call = std::find(waiting.begin(), waiting.end(), text_of(messages[j], "tool_call_id"));
+      if (call == waiting.end()) continue;
+      waiting.erase(call);
+      taken[j] = 1;
+      out.push_back(messages[j]);
+    }
+    if (!waiting.empty() && !repair)
+      return invalid(
+          "An assistant message with 'tool_calls' must be followed by tool messages responding to each "
+          "'tool_call_id'. (insufficient tool messages following tool_calls message)",
+          fmt::format("messages[{}].tool_calls", i));
+    for (const std::string& id : waiting) {
+      Value result = message_of("tool", "");
+      result.set("tool_call_id", id);
+      out.push_back(std::move(result));
+    }
+  }
+  return out;
+}
+
+// Two assistants in a row are one turn.
+void merge_assistants(json::Array& messages) {
+  json::Array out;
+  for (Value& message : messages) {
+    if (out.empty() || !is(message, "assistant") || !is(out.back(), "assistant")) {
+      out.push_back(std::move(message));
+      continue;
+    }
+    Value& earlier = out.back();
+    const auto join = [&](const char* key, const char* between) {
+      const std::string a = text_of(earlier, key), b = text_of(message, key);
+      if (!a.empty() || !b.empty()) earlier.set(key, a.empty() || b.empty() ? a + b : a + between + b);
+    };
+    join("content", "\n\n");
+    join("reasoning_content", "\n\n");
+    json::Array calls = calls_of(earlier);
+    calls.insert(calls.end(), calls_of(message).begin(), calls_of(message).end());
+    if (!calls.empty()) earlier.set("tool_calls", std::move(calls));
+    for (const char* key : {"prefix", "task"})
+      if (const Value* value = message.find(key)) earlier.set(key, *value);
+  }
+  messages = std::move(out);
+}
+
+}  // namespace
+
+std::variant<json::Array, ApiError> normalise(const Turn& turn, bool repair_history) {
+  auto settled = settle_results(settle_roles(turn.messages), repair_history);
+  if (std::holds_alternative<ApiError>(settled)) return std::get<ApiError>(std::move(settled));
+  json::Array messages = std::get<json::Array>(std::move(settled));
+  merge_assistants(messages);
+
+  const size_t first = !messages.empty() && is(messages[0], "system") ? 1 : 0;
+  if (first < messages.size() && is(messages[first], "assistant"))  // an assistant has its header from a user turn
+    messages.insert(messages.begin() + static_cast<ptrdiff_t>(first), message_of("user", ""));
+  // Reminders stand before the last user turn: after it the encoder has already written the answer's header.
+  const auto last_user =
+      std::find_if(messages.rbegin(), messages.rend(), [](const Value& message) { return is(message, "user"); });
+  if (last_user != messages.rend()) {
+    const auto from = last_user.base() - 1;
+    std::stable_partition(from, messages.end(), [](const Value& message) { return is(message, "latest_reminder"); });
+  }
+
+  for (Value& message : messages) {
+    if (is(message, "tool")) message.set("content", without_result_end(text_of(message, "content")));
+    if (const Value* calls = message.find("tool_calls")) {
+      json::Array settled_calls = calls->as_array();
+      for (Value& call : settled_calls)
+        if (Value* function = call.find("function"))
+          function->set("arguments", arguments_text(function->find("arguments") ? *function->find("arguments") : "{}"));
+      message.set("tool_calls", std::move(settled_calls));
+    }
+    if (const Value* prefix = message.find("prefix"); prefix && prefix->is_bool() && prefix->as_bool())
+      message.set("wo_eos", true);
+  }
+
+  const bool shows_tools = !turn.tools.empty() && turn.tool_choice.kind != ToolChoice::Kind::kNone;
+  const bool shows_schema = turn.format.kind == OutputFormat::Kind::kJsonSchema;
+  if (shows_tools || shows_schema) {
+    if (first == 0) messages.insert(messages.begin(), message_of("system", ""));
+    if (shows_tools) {
+      json::Array tools;
+      for (const Value& function : turn.tools)
+        tools.push_back(json::Object{{"type", "function"}, {"function", function}});
+      messages[0].set("tools", std::move(tools));
+    }
+    if (shows_schema) messages[0].set("response_format", turn.format.schema);
+  }
+  return messages;
+}
+
+// The added tokens of a tokenizer, found in text.
+class PromptMaker::AddedTokens {
+ public:
+  explicit AddedTokens(const text::Tokenizer& tokenizer) {
+    for (TokenId id = 0; id < tokenizer.size(); ++id)
+      if (tokenizer.is_added(id) && !tokenizer.piece(id).empty()) {
+        const std::string_view piece = tokenizer.piece(id);
+        tokens_[static_cast<unsigned char>(piece[0])].push_back({piece, id});
+      }
+    for (auto& list : tokens_)  // the longest that fits
+      std::sort(list.begin(), list.end(), [](const Token& a, const Token& b) { return a.text.size() > b.text.size(); });
+  }
+  struct Token {
+    std::string_view text;
+    TokenId id = 0;
+  };
+  // The first at or after `from`; text.size(): none.
+  size_t find(std::string_view text, size_t from, Token& found) const {
+    for (size_t at = from; at < text.size(); ++at)
+      for (const Token& token : tokens_[static_cast<unsigned char>(text[at])])
+        if (text.substr(at, token.text.size()) == token.text) {
+          found = token;
+          return at;
+        }
+    return text.size();
+  }
+
+ private:
+  std::vector<Token> tokens_[256];
+};
+
+// Strings of clients with a stand-in inside whatever would be read as a token.
+class PromptMaker::Shield {
+ public:
+  explicit Shield(const AddedTokens& added) : added_(added) {}
+
+  void cover(Value& value) {
+    if (value.is_string()) {
+      AddedTokens::Token token;
+      const std::string& text = value.as_string();
+      size_t at = added_.find(text, 0, token);
+      if (at == text.size()) return;
+      std::string covered;
+      size_t done = 0;
+      for (; at < text.size(); at = added_.find(text, done, token)) {
+        const size_t first = at + 1 + continuation(text.substr(at + 1));
+        covered.append(text, done, first - done);
+        covered += kStandIn;
+        covered.append(text, first, at + token.text.size() - first);
+        done = at + token.text.size();
+      }
+      covered.append(text, done, text.size() - done);
+      value = Value(std::move(covered));
+      used_ = true;
+    } else if (value.is_array()) {
+      for (Value& item : value.as_array()) cover(item);
+    } else if (value.is_object()) {
+      for (auto& [key, item] : value.as_object()) {
+        if (key == "role" || key == "id" || key == "tool_call_id" || key == "task") continue;
+        Value name(key);
+        cover(name);
+        key = name.as_string();
+        cover(item);
+      }
+    }
+  }
+  bool used() const { return used_; }
+  static std::string lift(std::string text) {
+    for (size_t at = text.find(kStandIn); at != std::string::npos; at = text.find(kStandIn, at))
+      text.erase(at, kStandIn.size());
+    return text;
+  }
+
+ private:
+  // U+F8FF of the private use area, twice: what a client itself would have to write to lose it.
+  static constexpr std::string_view kStandIn = "\uF8FF\uF8FF";
+  static size_t continuation(std::string_view text) {
+    size_t n = 0;
+    while (n < text.size() && (static_cast<unsigned char>(text[n]) & 0xC0) == 0x80) ++n;
+    return n;
+  }
+  const AddedTokens& added_;
+  bool used_ = false;
+};
+
+PromptMaker::PromptMaker(const text::Tokenizer& tokenizer, text::Encoding encoding)
+    : tokenizer_(tokenizer), encoding_(encoding), added_(std::make_unique<AddedTokens>(tokenizer)) {}
+PromptMaker::~PromptMaker() = default;
+
+std::vector<TokenId> PromptMaker::ids_of(std::string_view text, bool shielded) const {
+  if (!shielded) return tokenizer_.encode(text);
+  std::vector<TokenId> ids;
+  AddedTokens::Token token;
+  for (size_t done = 0; done < text.size();) {
+    const size_t at = added_->find(text, done, token);
+    if (at > done) {
+      const auto more = tokenizer_.encode(Shield::lift(std::string(text.substr(done, at - done))), false);
+      ids.insert(ids.end(), more.begin(), more.end());
+    }
+    if (at < text.size()) ids.push_back(token.id);
+    done = at < text.size() ? at + token.text.size() : at;
+  }
+  return ids;
+}
+
+std::variant<Prompt, ApiError> PromptMaker::make(const Turn& turn, bool repair_history) const {
+  auto normal = normalise(turn, repair_history);
+  if (std::holds_alternative<ApiError>(normal)) return std::get<ApiError>(std::move(normal));
+  json::Array messages = std::get<json::Array>(std::move(normal));
+
+  // A prefix of reasoning alone: the block stays open, and the answer goes on thinking.
+  std::string open_reasoning;
+  bool continues = false;
+  if (!messages.empty() && is(messages.back(), "assistant")) {
+    const Value& last = messages.back();
+    const Value* prefix = last.find("prefix");
+    continues = prefix && prefix->is_bool() && prefix->as_bool();
+    if (continues && turn.thinks() && text_of(last, "content").empty() && calls_of(last).empty() &&
+        !text_of(last, "reasoning_content").empty()) {
+      open_reasoning = text_of(last, "reasoning_content");
+      messages.pop_back();
+    }
+  }
+
+  Shield shield(*added_);
+  for (Value& message : messages) shield.cover(message);
+  Value open(open_reasoning);
+  shield.cover(open);
+
+  text::EncodeOptions options;
+  options.encoding = encoding_;
+  options.thinking_mode = turn.thinks() ? "thinking" : "chat";
+  static constexpr const char* kEfforts[] = {"", "low", "high", "max"};
+  const bool names_low = encoding_ == text::Encoding::kV4_0731;
+  if (turn.thinks() && (turn.effort != Effort::kLow || names_low))
+    options.reasoning_effort = kEfforts[static_cast<size_t>(turn.effort)];
+  auto encoded = text::encode_prompt(messages, options);
+  if (const auto* error = std::get_if<text::EncodeError>(&encoded)) return invalid(error->message);
+  text::EncodedPrompt prompt = std::get<text::EncodedPrompt>(std::move(encoded));
+  // An assistant at the end that is no prefix is history: a new turn of the assistant follows.
+  const bool ends_in_history = !messages.empty() && is(messages.back(), "assistant") && !continues;
+  if (ends_in_history) {
+    prompt.header_begin = prompt.text.size();
+    prompt.text += text::kAssistant;
+    prompt.text += turn.thinks() ? text::kThinkOpen : text::kThinkClose;
+  }
+  prompt.text += open.as_string();
+
+  Prompt result;
+  result.thinking_open = turn.thinks() && (!continues || !open_reasoning.empty());
+  const std::string_view whole(prompt.text);
+  result.ids = ids_of(whole.substr(0, prompt.header_begin), shield.used());
+  result.snapshot_at = static_cast<int64_t>(result.ids.size());
+  for (const TokenId id : ids_of(whole.substr(prompt.header_begin), shield.used())) result.ids.push_back(id);
+  result.text = shield.used() ? Shield::lift(std::move(prompt.text)) : std::move(prompt.text);
+  return result;
+}
+
+}  // namespace hadal::serve

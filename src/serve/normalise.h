@@ -1,0 +1,50 @@
+// Chat messages to the prompt's token ids (api.md 2.1.6 to 2.1.11 and 8).
+//
+// Clients send conversations that the official encoder would refuse or spoil: systems in the middle, tool results out
+// of order, no user turn at the start, two assistants in a row. normalise() makes them what the encoder expects.
+//
+// Text of clients never becomes structure: "<｜User｜>" typed by a user, or printed by a tool, is text of eight
+// characters. Where it occurs, a stand-in keeps it apart until the prompt is cut at its true tokens.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/types.h"
+#include "serve/turn.h"
+#include "text/encode_prompt.h"
+#include "text/tokenizer.h"
+
+namespace hadal::serve {
+
+struct Prompt {
+  std::vector<TokenId> ids;
+  std::string text;            // for people: stand-ins resolved, so not always what encode() would read
+  int64_t snapshot_at = 0;     // ids before the last assistant header: what the next turn shares
+  bool thinking_open = false;  // the answer begins inside <think>
+};
+
+// Messages in the encoder's form. Errors: the history of tool calls is broken (400, as the original says it).
+std::variant<json::Array, ApiError> normalise(const Turn& turn, bool repair_history);
+
+class PromptMaker {
+ public:
+  // The tokenizer must outlive it.
+  PromptMaker(const text::Tokenizer& tokenizer, text::Encoding encoding);
+  ~PromptMaker();
+  std::variant<Prompt, ApiError> make(const Turn& turn, bool repair_history) const;
+
+ private:
+  class AddedTokens;
+  class Shield;
+  std::vector<TokenId> ids_of(std::string_view text, bool shielded) const;
+
+  const text::Tokenizer& tokenizer_;
+  const text::Encoding encoding_;
+  std::unique_ptr<const AddedTokens> added_;
+};
+
+}  // namespace hadal::serve
