@@ -17,6 +17,7 @@ void add_inspect(CLI::App& app, int& exit_status);
 void add_parse(CLI::App& app, int& exit_status);
 void add_quantize(CLI::App& app, int& exit_status);
 void add_run(CLI::App& app, int& exit_status);
+void add_serve(CLI::App& app, int& exit_status);
 void add_synth(CLI::App& app, int& exit_status);
 void add_tokenize(CLI::App& app, int& exit_status);
 void add_train(CLI::App& app, int& exit_status);

@@ -33,6 +33,7 @@ int main(int argc, char** argv) {
   add_parse(app, exit_status);
   add_quantize(app, exit_status);
   add_run(app, exit_status);
+  add_serve(app, exit_status);
   add_synth(app, exit_status);
   add_tokenize(app, exit_status);
   add_train(app, exit_status);

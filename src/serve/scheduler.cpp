@@ -241,7 +241,7 @@ bool Scheduler::step(double now) {
       job->submission.sink->read(event.prompt_done);
     } else if (event.kind == engine::Event::Kind::kToken) {
       ++counters_.tokens;
-      if (!job->cancelled) job->submission.sink->token(event.choice);
+      if (!job->cancelled && !job->submission.sink->token(event.choice)) batch_.stop(event.id, engine::Finish::kStop);
     } else {
       running_.erase(it);
       engine::Finished finished = batch_.take(event.id);

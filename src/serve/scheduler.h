@@ -44,7 +44,7 @@ class Sink {
   virtual ~Sink() = default;
   virtual void started(int64_t reused_tokens) = 0;  // it left the queue, once
   virtual void read(int64_t prompt_done) = 0;
-  virtual void token(const sample::Choice& choice) = 0;
+  virtual bool token(const sample::Choice& choice) = 0;  // false: enough, it ends here
   // error: kBusy (waited too long, drained), kCancelled, or what failed; the completion holds what there is.
   virtual void done(const Status& status, engine::Completion completion) = 0;
 };

@@ -19,6 +19,7 @@ struct Record : Sink {
   std::vector<TokenId> tokens;
   int64_t reused = -1, read_to = 0;
   int n_started = 0, n_done = 0;
+  size_t enough = 0;  // tokens after which it wants no more; 0: all
   Status status;
   engine::Completion completion;
   std::vector<std::string>* order = nullptr;
@@ -33,9 +34,10 @@ struct Record : Sink {
     EXPECT_GE(prompt_done, read_to);
     read_to = prompt_done;
   }
-  void token(const sample::Choice& choice) override {
+  bool token(const sample::Choice& choice) override {
     EXPECT_EQ(n_done, 0);
     tokens.push_back(choice.token);
+    return tokens.size() != enough;
   }
   void done(const Status& with, engine::Completion what) override {
     ++n_done;
@@ -252,6 +254,22 @@ TEST(Scheduler, CancellingGivesTheMemoryBackInOneStep) {
   EXPECT_EQ(record->status.error().code, Code::kCancelled);
   EXPECT_EQ(scheduler.counters().state_bytes + scheduler.counters().resting_bytes, 0);
   EXPECT_FALSE(scheduler.step(0));
+}
+
+TEST(Scheduler, ASinkThatHasEnoughEndsTheCompletion) {
+  FakeDecoder decoder;
+  Scheduler scheduler(decoder, {});
+  const auto record = std::make_shared<Record>();
+  record->enough = 3;
+  scheduler.submit(submission({3, 4, 5}, 50, record), 0);
+  while (scheduler.step(0)) {
+  }
+  auto expected = decoder.expected({3, 4, 5}, 50);
+  ASSERT_GT(expected.size(), 3u);
+  expected.resize(3);
+  EXPECT_EQ(record->tokens, expected);
+  EXPECT_TRUE(record->status.ok());
+  EXPECT_EQ(record->completion.finish, engine::Finish::kStop);
 }
 
 TEST(Scheduler, RefusesWhatItCannotHoldAndWhatIsInvalid) {

@@ -62,6 +62,9 @@ class FakeDecoder final : public engine::Decoder {
   }
 
   int64_t n_forwards = 0, n_rows = 0, fail_after = -1;
+  // Tokens it writes; ends false: it never stops by itself.
+  TokenId first = 2, last = -1;  // -1: the whole vocabulary
+  bool ends = true;
 
  private:
   // A hash in four floats of 16 bits: what a float holds exactly.
@@ -76,7 +79,8 @@ class FakeDecoder final : public engine::Decoder {
   }
   TokenId next(const std::vector<float>& memory) const {
     const uint64_t draw = static_cast<uint64_t>(memory[0]) * 31 + static_cast<uint64_t>(memory[3]);
-    return draw % 97 == 0 ? end_.front() : static_cast<TokenId>(2 + draw % static_cast<uint64_t>(vocab_ - 2));
+    if (ends && draw % 97 == 0) return end_.front();
+    return first + static_cast<TokenId>(draw % static_cast<uint64_t>((last < 0 ? vocab_ - 1 : last) - first + 1));
   }
 
   int vocab_;

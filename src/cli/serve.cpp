@@ -1,0 +1,113 @@
+// hadal serve: a model behind the DeepSeek API.
+
+#include <fmt/format.h>
+#include <signal.h>
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <memory>
+
+#include "checkpoint/plan.h"
+#include "cli/commands.h"
+#include "cli/model_option.h"
+#include "cli/terminal.h"
+#include "engine/engine.h"
+#include "serve/server.h"
+
+namespace hadal::cli {
+namespace {
+
+struct ServeOptions {
+  std::string model, host = "127.0.0.1", isa = "auto", encoding = "auto";
+  int port = 8080, threads = 0;
+  double kv_gib = 0;
+  serve::Limits limits;
+  serve::RequestRules rules;
+  bool no_keep_alive = false;
+  double drain_seconds = 30;
+};
+
+std::atomic<serve::Server*> g_server{nullptr};
+
+void on_signal(int) {
+  if (serve::Server* server = g_server.load()) server->stop();
+}
+
+Result<int> run_serve(const ServeOptions& options) {
+  if (options.host != "127.0.0.1" && options.host != "::1")
+    return Error{Code::kUnsupported,
+                 fmt::format("--host {}: expected 127.0.0.1 or ::1: there are no keys yet that would keep others out",
+                             options.host)};
+  const auto tokenizer = HADAL_TRY(text::Tokenizer::load(options.model));
+  ProgressBar bar("loading weights");
+  engine::OpenProgress progress;
+  progress.plan = [](const checkpoint::Plan& plan) { fmt::print(stderr, "{}\n", plan.sentence); };
+  progress.warm_up = [&bar](int64_t done, int64_t total) { bar.update(done, total); };
+  const auto engine = HADAL_TRY(
+      engine::Engine::open({.model = options.model, .isa = options.isa, .threads = options.threads}, progress));
+  bar.clear();
+
+  serve::ServerOptions server_options;
+  server_options.http.host = options.host;
+  server_options.http.port = static_cast<uint16_t>(options.port);
+  server_options.limits = options.limits;
+  server_options.limits.kv_bytes =
+      options.kv_gib > 0 ? static_cast<int64_t>(options.kv_gib * (1 << 30)) : checkpoint::available_memory() / 2;
+  server_options.rules = options.rules;
+  server_options.rules.model = std::filesystem::weakly_canonical(options.model).filename().string();
+  server_options.keep_alive = !options.no_keep_alive;
+  server_options.drain_seconds = options.drain_seconds;
+  server_options.encoding = options.encoding == "auto" ? text::encoding_of_checkpoint(options.model)
+                                                       : HADAL_TRY(text::encoding_by_name(options.encoding));
+  server_options.version = "hadal 0.1.0";
+  server_options.fingerprint =
+      "fp_" + fmt::format("{:010x}", std::hash<std::string>{}(server_options.rules.model) & 0xFFFFFFFFFFu);
+  server_options.temperature = engine->defaults().temperature;
+  server_options.top_p = engine->defaults().top_p;
+  const auto server = HADAL_TRY(serve::Server::open(*engine, tokenizer, server_options));
+  g_server.store(server.get());
+  signal(SIGPIPE, SIG_IGN);
+  signal(SIGINT, on_signal);
+  signal(SIGTERM, on_signal);
+  const std::string url = fmt::format("http://{}:{}", options.host, server->port());
+  fmt::print("{} serves {}; Ctrl-C ends it\n  export OPENAI_BASE_URL={}/v1 OPENAI_API_KEY=local\n", url,
+             server_options.rules.model, url);
+  std::fflush(stdout);
+  server->run();
+  g_server.store(nullptr);
+  return 0;
+}
+
+}  // namespace
+
+void add_serve(CLI::App& app, int& exit_status) {
+  CLI::App* command = app.add_subcommand("serve", "Serve the DeepSeek API");
+  auto options = std::make_shared<ServeOptions>();
+  const auto option = [&](const char* names, auto& value, const char* type, const char* help) {
+    return command->add_option(names, value, help)->type_name(type);
+  };
+  add_model_option(*command, options->model);
+  option("--host", options->host, "IP", "address to listen on (127.0.0.1)");
+  option("--port", options->port, "N", "0: any free one (8080)")->check(CLI::Range(0, 65535))->default_str("");
+  option("--threads", options->threads, "N", "(one per core)")->check(CLI::Range(1, 1024));
+  option("--max-running", options->limits.max_running, "N", "answers at once (16)")->check(CLI::Range(1, 4096));
+  option("--max-queue", options->limits.max_waiting, "N", "requests that wait (64)")->check(CLI::Range(1, 65536));
+  option("--max-concurrency-per-key", options->limits.max_per_key, "N", "(no limit)")->check(CLI::Range(0, 65536));
+  option("--kv-gib", options->kv_gib, "G", "memory of conversations (half of what is free)")
+      ->check(CLI::PositiveNumber);
+  option("--drain-seconds", options->drain_seconds, "S", "at the end, for answers that run (30)")
+      ->check(CLI::NonNegativeNumber);
+  option("--isa", options->isa, "NAME", "reference, avx2, avx512 or auto");
+  option("--encoding", options->encoding, "NAME", "v4, v4-0731 or auto");
+  command->add_flag("--strict-compat", options->rules.strict, "refuse what DeepSeek refuses");
+  command->add_flag("--accept-any-model", options->rules.any_model, "every model name is this one");
+  command->add_flag("--repair-history", options->rules.repair_history, "missing tool results are empty ones");
+  command->add_flag("--clamp-max-tokens", options->rules.clamp_max_tokens, "too large a max_tokens is the largest");
+  command->add_flag("--no-keepalive", options->no_keep_alive, "no comments while an answer is on its way");
+  command->callback([options, &exit_status] {
+    const auto status = run_serve(*options);
+    exit_status = status.ok() ? status.value() : report_failure(status.error());
+  });
+}
+
+}  // namespace hadal::cli

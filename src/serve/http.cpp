@@ -1,0 +1,368 @@
+#include "serve/http.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/beast/core.hpp>
+#include <boost/beast/http.hpp>
+#include <chrono>
+#include <deque>
+
+namespace hadal::serve {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = beast::http;
+using tcp = asio::ip::tcp;
+using boost::system::error_code;
+using std::chrono::seconds;
+
+constexpr uint32_t kHeaderLimit = 32 * 1024;
+constexpr int kLingerSeconds = 1;  // after an early error: what the client still sends is read so long
+constexpr size_t kLingerBytes = 1 << 20;
+
+std::string lower(std::string_view text) {
+  std::string out(text);
+  std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return std::tolower(c); });
+  return out;
+}
+
+// What a handler fills and a connection empties; both on the server's thread but for the posts.
+class Reply final : public HttpReply, public std::enable_shared_from_this<Reply> {
+ public:
+  explicit Reply(asio::io_context& context)
+      : context_(context), wake_(context, asio::steady_timer::time_point::max()) {}
+
+  void send(int code, Headers fields, std::string text) override {
+    post([code, fields = std::move(fields), text = std::move(text)](Reply& self) mutable {
+      self.status = code;
+      self.headers = std::move(fields);
+      self.body = std::move(text);
+      self.whole = self.ended = true;
+    });
+  }
+  void begin(int code, Headers fields) override {
+    post([code, fields = std::move(fields)](Reply& self) mutable {
+      self.status = code;
+      self.headers = std::move(fields);
+    });
+  }
+  void write(std::string chunk) override {
+    post([chunk = std::move(chunk)](Reply& self) mutable { self.chunks.push_back(std::move(chunk)); });
+  }
+  void end() override {
+    post([](Reply& self) { self.ended = true; });
+  }
+  void on_gone(std::function<void()> call) override {
+    post([call = std::move(call)](Reply& self) mutable {
+      self.when_gone = std::move(call);
+      if (self.gone) self.tell_gone();
+    });
+  }
+
+  void lose() {
+    gone = true;
+    wake_.cancel();
+    tell_gone();
+  }
+  asio::steady_timer& wake() { return wake_; }
+
+  int status = 0;  // 0: not begun
+  Headers headers;
+  std::string body;
+  bool whole = false, ended = false, gone = false;
+  std::deque<std::string> chunks;
+  std::function<void()> when_gone;
+
+ private:
+  template <class Change>
+  void post(Change change) {
+    asio::post(context_, [self = shared_from_this(), change = std::move(change)]() mutable {
+      change(*self);
+      self->wake_.cancel();
+    });
+  }
+  void tell_gone() {
+    if (const auto call = std::exchange(when_gone, nullptr); call && !ended) call();
+  }
+
+  asio::io_context& context_;
+  asio::steady_timer wake_;
+};
+
+class Server final : public HttpServer {
+ public:
+  Server(const HttpOptions& options, HttpHandler handler)
+      : options_(options), handler_(std::move(handler)), acceptor_(context_) {}
+
+  Status open() {
+    error_code ec;
+    const auto address = asio::ip::make_address(options_.host, ec);
+    if (ec) return Error{Code::kInvalid, fmt::format("{}: expected an IP address", options_.host)};
+    const tcp::endpoint endpoint(address, options_.port);
+    acceptor_.open(endpoint.protocol(), ec);
+    if (!ec) acceptor_.set_option(asio::socket_base::reuse_address(true), ec);
+    if (!ec) acceptor_.bind(endpoint, ec);
+    if (!ec) acceptor_.listen(1024, ec);
+    if (ec)
+      return Error{Code::kIo, fmt::format("{}:{}: cannot listen: {}", options_.host, options_.port, ec.message())};
+    asio::co_spawn(context_, accept(), asio::detached);
+    return {};
+  }
+
+  uint16_t port() const override { return acceptor_.local_endpoint().port(); }
+  void run() override { context_.run(); }
+  void close_listener() override {
+    post([this] {
+      error_code ignored;
+      acceptor_.close(ignored);
+    });
+  }
+  void stop() override { context_.stop(); }
+  void post(std::function<void()> call) override { asio::post(context_, std::move(call)); }
+  void after(double delay, std::function<void()> call) override {
+    auto timer = std::make_shared<asio::steady_timer>(context_);
+    timer->expires_after(
+        std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(delay)));
+    timer->async_wait([timer, call = std::move(call)](error_code ec) {
+      if (!ec) call();
+    });
+  }
+
+ private:
+  asio::awaitable<void> accept() {
+    while (acceptor_.is_open()) {
+      error_code ec;
+      tcp::socket socket = co_await acceptor_.async_accept(asio::redirect_error(asio::use_awaitable, ec));
+      if (ec == asio::error::operation_aborted || ec == asio::error::bad_descriptor) co_return;
+      if (ec) {  // out of descriptors: those that are open go on
+        asio::steady_timer pause(context_, std::chrono::milliseconds(100));
+        co_await pause.async_wait(asio::redirect_error(asio::use_awaitable, ec));
+        continue;
+      }
+      socket.set_option(tcp::no_delay(true), ec);
+      asio::co_spawn(context_, serve(std::move(socket)), asio::detached);
+    }
+  }
+
+  // Cancels what a connection waits for when its time is up. (tcp_stream's own timeout would close the socket, and the
+  // client would never read why.) Each begins anew with the next one, or ends with the guard.
+  class Deadline {
+   public:
+    Deadline(asio::io_context& context, beast::tcp_stream& stream, int delay)
+        : state_(std::make_shared<State>(State{asio::steady_timer(context, seconds(delay))})) {
+      state_->timer.async_wait([state = state_, &stream](error_code ec) {
+        if (ec || !state->armed) return;
+        state->hit = true;
+        stream.socket().cancel(ec);
+      });
+    }
+    ~Deadline() {
+      state_->armed = false;
+      state_->timer.cancel();
+    }
+    Deadline(const Deadline&) = delete;
+    bool hit() const { return state_->hit; }
+
+   private:
+    struct State {
+      asio::steady_timer timer;
+      bool armed = true, hit = false;
+    };
+    std::shared_ptr<State> state_;
+  };
+
+  asio::awaitable<void> serve(tcp::socket socket) {
+    beast::tcp_stream stream(std::move(socket));
+    beast::flat_buffer buffer;
+    error_code ec;
+    for (bool first = true;; first = false) {
+      http::request_parser<http::string_body> parser;
+      parser.header_limit(kHeaderLimit);
+      parser.body_limit(options_.max_body);
+      if (!first && buffer.size() == 0) {  // between requests a connection may rest longer
+        const Deadline deadline(context_, stream, options_.idle_seconds);
+        co_await stream.socket().async_wait(tcp::socket::wait_read, asio::redirect_error(asio::use_awaitable, ec));
+        if (ec) co_return;
+      }
+      {
+        const Deadline deadline(context_, stream, options_.header_seconds);
+        co_await http::async_read_header(stream, buffer, parser, asio::redirect_error(asio::use_awaitable, ec));
+        if (deadline.hit()) ec = beast::error::timeout;
+      }
+      if (!ec && lower(parser.get()[http::field::expect]) == "100-continue") {
+        http::response<http::empty_body> go_on(http::status::continue_, 11);
+        co_await http::async_write(stream, go_on, asio::redirect_error(asio::use_awaitable, ec));
+      }
+      if (!ec) {
+        const Deadline deadline(context_, stream, options_.body_seconds);
+        co_await http::async_read(stream, buffer, parser, asio::redirect_error(asio::use_awaitable, ec));
+        if (deadline.hit()) ec = beast::error::timeout;
+      }
+      if (ec) {
+        co_await refuse(stream, parser.got_some() || buffer.size() > 0, ec);
+        co_return;
+      }
+      auto request = parser.release();
+      const bool keep_alive = request.keep_alive(), is_head = request.method() == http::verb::head;
+      HttpRequest plain{
+          .method = std::string(request.method_string()), .path = {}, .query = {}, .headers = {}, .body = {}};
+      const std::string target(request.target());
+      const size_t mark = target.find('?');
+      plain.path = target.substr(0, mark);
+      if (mark != std::string::npos) plain.query = target.substr(mark + 1);
+      for (const auto& field : request) plain.headers[lower(field.name_string())] = std::string(field.value());
+      plain.body = std::move(request.body());
+      auto reply = std::make_shared<Reply>(context_);
+      handler_(std::move(plain), reply);
+      auto watching = std::make_shared<bool>(true);
+      asio::co_spawn(context_, watch(stream, reply, watching), asio::detached);
+      const bool sent = co_await answer(stream, *reply, keep_alive, is_head);
+      *watching = false;
+      stream.socket().cancel(ec);
+      if (!sent) {
+        reply->lose();
+        co_return;
+      }
+      if (!keep_alive) break;
+    }
+    stream.socket().shutdown(tcp::socket::shutdown_send, ec);
+  }
+
+  // While an answer is on its way: a client that closes its side is gone.
+  static asio::awaitable<void> watch(beast::tcp_stream& stream, std::shared_ptr<Reply> reply,
+                                     std::shared_ptr<bool> watching) {
+    error_code ec;
+    co_await stream.socket().async_wait(tcp::socket::wait_read, asio::redirect_error(asio::use_awaitable, ec));
+    if (!*watching || ec) co_return;
+    char byte;
+    const size_t n = stream.socket().receive(asio::buffer(&byte, 1), tcp::socket::message_peek, ec);
+    if (*watching && (ec || n == 0)) reply->lose();
+  }
+
+  template <bool kRequest, class Body>
+  void fill(http::message<kRequest, Body>& message, const Reply& reply, bool keep_alive) const {
+    message.result(static_cast<unsigned>(reply.status));
+    message.set(http::field::server, options_.server);
+    message.set(http::field::date, date());
+    for (const auto& [name, value] : reply.headers) message.set(name, value);
+    message.keep_alive(keep_alive);
+  }
+  static std::string date() {
+    const std::time_t now = std::time(nullptr);
+    std::tm utc{};
+    gmtime_r(&now, &utc);
+    char text[64];
+    return {text, std::strftime(text, sizeof text, "%a, %d %b %Y %H:%M:%S GMT", &utc)};
+  }
+
+  // false: the client is gone.
+  asio::awaitable<bool> answer(beast::tcp_stream& stream, Reply& reply, bool keep_alive, bool is_head) {
+    error_code ec;
+    const auto wait = [&]() -> asio::awaitable<void> {
+      reply.wake().expires_at(asio::steady_timer::time_point::max());
+      error_code ignored;
+      co_await reply.wake().async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+    };
+    while (reply.status == 0 && !reply.gone) co_await wait();
+    if (reply.gone) co_return false;
+    if (reply.whole) {
+      http::response<http::string_body> response;
+      response.version(11);
+      fill(response, reply, keep_alive);
+      response.body() = std::move(reply.body);
+      response.prepare_payload();
+      if (is_head) {
+        response.body().clear();
+        http::response_serializer<http::string_body> serializer(response);
+        co_await http::async_write_header(stream, serializer, asio::redirect_error(asio::use_awaitable, ec));
+      } else {
+        co_await http::async_write(stream, response, asio::redirect_error(asio::use_awaitable, ec));
+      }
+      co_return !ec;
+    }
+    http::response<http::empty_body> head;
+    head.version(11);
+    fill(head, reply, keep_alive);
+    head.chunked(true);
+    http::response_serializer<http::empty_body> serializer(head);
+    co_await http::async_write_header(stream, serializer, asio::redirect_error(asio::use_awaitable, ec));
+    while (!ec && !reply.gone) {
+      if (reply.chunks.empty()) {
+        if (reply.ended) break;
+        co_await wait();
+        continue;
+      }
+      std::string chunk = std::move(reply.chunks.front());
+      reply.chunks.pop_front();
+      if (chunk.empty()) continue;  // an empty chunk would be the end
+      co_await asio::async_write(stream, http::make_chunk(asio::buffer(chunk)),
+                                 asio::redirect_error(asio::use_awaitable, ec));
+    }
+    if (!ec && !reply.gone)
+      co_await asio::async_write(stream, http::make_chunk_last(), asio::redirect_error(asio::use_awaitable, ec));
+    co_return !ec && !reply.gone;
+  }
+
+  // What never became a request. Write, stop sending, read on for a moment, close: a plain close would reset the
+  // connection before the client has read why.
+  asio::awaitable<void> refuse(beast::tcp_stream& stream, bool began, error_code why) {
+    const bool is_timeout = why == beast::error::timeout;
+    if (why == http::error::end_of_stream || why == asio::error::eof || why == asio::error::connection_reset ||
+        why == http::error::partial_message || (is_timeout && !began))
+      co_return;
+    int status = 400;
+    std::string message = "Bad Request: " + why.message();
+    if (is_timeout) {
+      status = 408;
+      message = "Request Timeout";
+    } else if (why == http::error::header_limit) {
+      status = 431;
+      message = "Request Header Fields Too Large";
+    } else if (why == http::error::body_limit) {
+      status = 413;
+      message = fmt::format("Payload Too Large: the limit is {} bytes", options_.max_body);
+    }
+    Reply reply(context_);
+    reply.status = status;
+    reply.headers = {{"content-type", "application/json"}, {"x-should-retry", "false"}};
+    http::response<http::string_body> response;
+    response.version(11);
+    fill(response, reply, false);
+    response.body() = fmt::format(
+        R"({{"error":{{"message":"{}","type":"invalid_request_error","param":null,"code":"invalid_request_error"}}}})",
+        message);
+    response.prepare_payload();
+    error_code ec;
+    const Deadline deadline(context_, stream, kLingerSeconds);
+    co_await http::async_write(stream, response, asio::redirect_error(asio::use_awaitable, ec));
+    stream.socket().shutdown(tcp::socket::shutdown_send, ec);
+    std::vector<char> rest(16384);
+    for (size_t total = 0; !ec && total < kLingerBytes;)
+      total += co_await stream.async_read_some(asio::buffer(rest), asio::redirect_error(asio::use_awaitable, ec));
+  }
+
+  const HttpOptions options_;
+  const HttpHandler handler_;
+  asio::io_context context_{1};
+  tcp::acceptor acceptor_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<HttpServer>> HttpServer::listen(const HttpOptions& options, HttpHandler handler) {
+  auto server = std::make_unique<Server>(options, std::move(handler));
+  HADAL_TRY(server->open());
+  return std::unique_ptr<HttpServer>(std::move(server));
+}
+
+}  // namespace hadal::serve

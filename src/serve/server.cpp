@@ -1,0 +1,321 @@
+#include "serve/server.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <ctime>
+#include <random>
+#include <thread>
+
+#include "serve/chat_reply.h"
+#include "text/templates.h"
+
+namespace hadal::serve {
+namespace {
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+std::string compact(const json::Value& value) { return json::dump(value, json::kCompact); }
+
+constexpr int64_t kPlainOutput = 8192, kThinkingOutput = 65536, kMaxOutput = 131072;  // where none is asked for
+constexpr double kTick = 0.2;                                                         // seconds
+constexpr int kMostDepth = 128;                                                       // of a body
+
+// "/beta/v1/chat/completions/" → "/chat/completions"
+std::string canonical(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  for (const std::string_view prefix : {"/beta", "/v1"})
+    if (path.starts_with(prefix) && (path.size() == prefix.size() || path[prefix.size()] == '/'))
+      path.erase(0, prefix.size());
+  return path.empty() ? "/" : path;
+}
+
+int depth_of(const json::Value& value) {
+  int deepest = 0;
+  if (value.is_array())
+    for (const json::Value& item : value.as_array()) deepest = std::max(deepest, depth_of(item));
+  if (value.is_object())
+    for (const auto& [key, item] : value.as_object()) deepest = std::max(deepest, depth_of(item));
+  return deepest + 1;
+}
+
+class ServerImpl final : public Server {
+ public:
+  ServerImpl(engine::Decoder& decoder, const text::Tokenizer& tokenizer, const ServerOptions& options)
+      : decoder_(decoder),
+        tokenizer_(tokenizer),
+        options_(options),
+        prompts_(tokenizer, options.encoding),
+        scheduler_(decoder, options.limits) {
+    replies_.tokenizer = &tokenizer;
+    for (const char* name : text::kTurnStarts)
+      if (const auto id = tokenizer.id_of(name)) replies_.turn_ends.push_back(*id);
+    replies_.fingerprint = options.fingerprint;
+    replies_.keep_alive = options.keep_alive;
+  }
+
+  Status listen() {
+    http_ = HADAL_TRY(HttpServer::listen(options_.http, [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
+      handle(std::move(request), std::move(reply));
+    }));
+    return {};
+  }
+  uint16_t port() const override { return http_->port(); }
+
+  void run() override {
+    std::thread engine([this] { run_engine(); });
+    http_->after(kTick, [this] { tick(); });
+    http_->run();
+    {
+      const std::lock_guard lock(mutex_);
+      over_ = true;
+    }
+    work_.notify_all();
+    engine.join();
+  }
+  void stop() override { stopping_.store(true); }
+
+ private:
+  void run_engine() {
+    while (true) {
+      {
+        std::unique_lock lock(mutex_);
+        if (over_) return;
+      }
+      if (scheduler_.step(now())) continue;
+      std::unique_lock lock(mutex_);
+      work_.wait_for(lock, std::chrono::milliseconds(200), [this] { return over_ || has_work_; });
+      has_work_ = false;
+    }
+  }
+  void wake() {
+    {
+      const std::lock_guard lock(mutex_);
+      has_work_ = true;
+    }
+    work_.notify_all();
+  }
+
+  // Every kTick, on the server's thread: signs of life, and the steps of a shutdown.
+  void tick() {
+    const double time = now();
+    std::erase_if(open_, [&](const std::weak_ptr<ChatReply>& weak) {
+      const auto reply = weak.lock();
+      return !reply || !reply->tick(time);
+    });
+    if (stopping_.load() && stop_at_ == 0) {
+      stop_at_ = time;
+      http_->close_listener();
+      scheduler_.drain(false);
+    }
+    if (stop_at_ > 0) {
+      const bool idle = open_.empty();
+      if (!idle && time - stop_at_ > options_.drain_seconds) scheduler_.drain(true);
+      if (idle || time - stop_at_ > options_.drain_seconds + 2) return http_->stop();
+    }
+    http_->after(kTick, [this] { tick(); });
+  }
+
+  void send_json(HttpReply& reply, int status, const json::Value& body, const std::string& id, Headers more = {}) {
+    Headers headers = common_headers(id);
+    headers.emplace_back("content-type", "application/json");
+    for (auto& header : more) headers.push_back(std::move(header));
+    reply.send(status, std::move(headers), compact(body));
+  }
+  void send_error(HttpReply& reply, const ApiError& error, const std::string& id, Headers more = {}) {
+    Headers headers = common_headers(id);
+    headers.emplace_back("content-type", "application/json");
+    for (auto& header : more) headers.push_back(std::move(header));
+    reply.send(error.status, std::move(headers), error_body(error));
+  }
+
+  void handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
+    const std::string id = random_hex(32), path = canonical(request.path);
+    struct Route {
+      std::string_view path, method;
+      void (ServerImpl::*serve)(const HttpRequest&, const std::shared_ptr<HttpReply>&, const std::string&);
+    };
+    static constexpr Route kRoutes[] = {
+        {"/chat/completions", "POST", &ServerImpl::chat}, {"/models", "GET", &ServerImpl::models},
+        {"/health", "GET", &ServerImpl::health},          {"/healthz", "GET", &ServerImpl::health},
+        {"/ready", "GET", &ServerImpl::health},           {"/version", "GET", &ServerImpl::version},
+        {"/tokenize", "POST", &ServerImpl::tokenize},     {"/detokenize", "POST", &ServerImpl::detokenize},
+    };
+    if (request.method == "HEAD" && path == "/") return reply->send(200, common_headers(id), "");
+    for (const Route& route : kRoutes) {
+      if (route.path != path) continue;
+      if (request.method == route.method) return (this->*route.serve)(request, reply, id);
+      return send_error(*reply, {.status = 405, .message = "Method Not Allowed"}, id,
+                        {{"allow", std::string(route.method)}});
+    }
+    if (path.starts_with("/models/") && request.method == "GET") return models(request, reply, id);
+    send_error(*reply, {.status = 404, .message = "Not Found"}, id);
+  }
+
+  std::optional<json::Value> body_of(const HttpRequest& request, HttpReply& reply, const std::string& id) {
+    if (const std::string encoding = request.header("content-encoding"); !encoding.empty() && encoding != "identity") {
+      send_error(reply, {.status = 415, .message = "Unsupported content-encoding: " + encoding}, id);
+      return std::nullopt;
+    }
+    auto parsed = json::parse(request.body);
+    if (parsed.ok() && depth_of(parsed.value()) <= kMostDepth) return std::move(parsed).value();
+    send_error(reply,
+               invalid("Failed to deserialize the JSON body into the target type: " +
+                       (parsed.ok() ? fmt::format("more than {} levels", kMostDepth) : parsed.error().message)),
+               id);
+    return std::nullopt;
+  }
+
+  void chat(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
+    const auto body = body_of(request, *reply, id);
+    if (!body) return;
+    auto read = read_chat_request(*body, options_.rules);
+    if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id);
+    Turn turn = std::get<Turn>(std::move(read));
+    if (!body->find("temperature")) turn.sampling.temperature = options_.temperature;
+    if (!body->find("top_p")) turn.sampling.top_p = options_.top_p;
+    if (!turn.seeded) turn.sampling.seed = std::random_device{}();
+    auto made = prompts_.make(turn, options_.rules.repair_history);
+    if (const auto* error = std::get_if<ApiError>(&made)) return send_error(*reply, *error, id);
+    Prompt prompt = std::get<Prompt>(std::move(made));
+
+    const int64_t window = decoder_.max_tokens(), used = static_cast<int64_t>(prompt.ids.size());
+    const int64_t asked = turn.max_tokens.value_or(turn.effort == Effort::kOff   ? kPlainOutput
+                                                   : turn.effort == Effort::kMax ? kMaxOutput
+                                                                                 : kThinkingOutput);
+    const bool too_long = used >= window || (options_.rules.strict && turn.max_tokens && used + asked > window);
+    if (too_long)
+      return send_error(*reply,
+                        {.code = "context_length_exceeded",
+                         .message = fmt::format(
+                             "This model's maximum context length is {} tokens. However, you requested {} tokens "
+                             "({} in the messages, {} in the completion). Please reduce the length of the messages "
+                             "or completion.",
+                             window, used + asked, used, asked),
+                         .param = "messages"},
+                        id);
+
+    const auto sink = std::make_shared<ChatReply>(turn, prompt, replies_, reply, id);
+    Submission submission;
+    submission.request.prompt = std::move(prompt.ids);
+    submission.request.sampling = turn.sampling;
+    submission.request.max_tokens = std::min(asked, window - used);
+    submission.request.snapshot_at = prompt.snapshot_at;
+    submission.user = turn.user;
+    submission.sink = sink;
+    const auto ticket = scheduler_.submit(std::move(submission), now());
+    if (ticket.refused) {
+      if (*ticket.refused == Refusal::kKeyLimit)
+        return send_error(
+            *reply,
+            {.status = 429,
+             .type = "rate_limit_error",
+             .code = "rate_limit_exceeded",
+             .message = fmt::format("Rate limit reached: {} concurrent requests", options_.limits.max_per_key)},
+            id, {{"retry-after", "5"}});
+      return send_error(*reply,
+                        {.status = 503,
+                         .type = "server_error",
+                         .code = "server_overloaded",
+                         .message = "The server is overloaded, please try again later"},
+                        id, {{"retry-after", "5"}});
+    }
+    open_.push_back(sink);
+    reply->on_gone([this, job = ticket.id] {
+      scheduler_.cancel(job);
+      wake();
+    });
+    wake();
+  }
+
+  void models(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
+    const json::Object model{{"id", options_.rules.model},
+                             {"object", "model"},
+                             {"owned_by", "deepseek"},
+                             {"context_length", decoder_.max_tokens()},
+                             {"max_model_len", decoder_.max_tokens()}};
+    const std::string path = canonical(request.path);
+    if (path == "/models")
+      return send_json(*reply, 200, json::Object{{"object", "list"}, {"data", json::Array{model}}}, id);
+    if (path == "/models/" + options_.rules.model) return send_json(*reply, 200, model, id);
+    send_error(*reply, {.status = 404, .message = "Model Not Exist"}, id);
+  }
+  void health(const HttpRequest&, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
+    const bool leaving = stopping_.load();
+    send_json(*reply, leaving ? 503 : 200, json::Object{{"status", leaving ? "shutting down" : "ok"}}, id);
+  }
+  void version(const HttpRequest&, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
+    send_json(*reply, 200,
+              json::Object{{"version", options_.version},
+                           {"model", options_.rules.model},
+                           {"encoding", text::encoding_name(options_.encoding)},
+                           {"fingerprint", options_.fingerprint}},
+              id);
+  }
+  void tokenize(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
+    const auto body = body_of(request, *reply, id);
+    if (!body) return;
+    std::vector<TokenId> ids;
+    std::string text;
+    if (const json::Value* prompt = body->find("prompt"); prompt && prompt->is_string()) {
+      text = prompt->as_string();
+      ids = tokenizer_.encode(text);
+    } else {
+      json::Value with_model = *body;
+      if (with_model.is_object() && !with_model.find("model")) with_model.set("model", options_.rules.model);
+      const auto read = read_chat_request(with_model, options_.rules);
+      if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id);
+      auto made = prompts_.make(std::get<Turn>(read), options_.rules.repair_history);
+      if (const auto* error = std::get_if<ApiError>(&made)) return send_error(*reply, *error, id);
+      ids = std::get<Prompt>(made).ids;
+      text = std::get<Prompt>(made).text;
+    }
+    json::Array tokens;
+    for (const TokenId token : ids) tokens.emplace_back(static_cast<int64_t>(token));
+    const auto count = static_cast<int64_t>(ids.size());
+    send_json(*reply, 200, json::Object{{"count", count}, {"tokens", std::move(tokens)}, {"text", text}}, id);
+  }
+  void detokenize(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
+    const auto body = body_of(request, *reply, id);
+    if (!body) return;
+    const json::Value* tokens = body->find("tokens");
+    if (!tokens || !tokens->is_array()) return send_error(*reply, invalid("missing field `tokens`", "tokens"), id);
+    std::vector<TokenId> ids;
+    for (const json::Value& token : tokens->as_array()) {
+      const auto value = token.is_number() ? token.to_int64() : std::nullopt;
+      if (!value || *value < 0 || *value >= decoder_.vocab_size())
+        return send_error(*reply, invalid(fmt::format("tokens: expected ids from 0 to {}", decoder_.vocab_size() - 1)),
+                          id);
+      ids.push_back(static_cast<TokenId>(*value));
+    }
+    send_json(*reply, 200, json::Object{{"text", tokenizer_.decode(ids)}}, id);
+  }
+
+  engine::Decoder& decoder_;
+  const text::Tokenizer& tokenizer_;
+  const ServerOptions options_;
+  const PromptMaker prompts_;
+  ReplyContext replies_;
+  Scheduler scheduler_;
+  std::unique_ptr<HttpServer> http_;
+  std::vector<std::weak_ptr<ChatReply>> open_;  // the server's thread
+  double stop_at_ = 0;
+  std::atomic<bool> stopping_{false};
+
+  std::mutex mutex_;
+  std::condition_variable work_;
+  bool has_work_ = false, over_ = false;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Server>> Server::open(engine::Decoder& decoder, const text::Tokenizer& tokenizer,
+                                             const ServerOptions& options) {
+  auto server = std::make_unique<ServerImpl>(decoder, tokenizer, options);
+  HADAL_TRY(server->listen());
+  return std::unique_ptr<Server>(std::move(server));
+}
+
+}  // namespace hadal::serve

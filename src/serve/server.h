@@ -1,0 +1,40 @@
+// hadal serve: the endpoints, over one engine thread (scheduler.h) and one thread of connections (http.h).
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "engine/decoder.h"
+#include "serve/chat_request.h"
+#include "serve/http.h"
+#include "serve/scheduler.h"
+#include "text/encode_prompt.h"
+#include "text/tokenizer.h"
+
+namespace hadal::serve {
+
+struct ServerOptions {
+  HttpOptions http;
+  Limits limits;
+  RequestRules rules;
+  bool keep_alive = true;
+  double drain_seconds = 30;
+  text::Encoding encoding = text::Encoding::kV4;
+  std::string version, fingerprint;
+  float temperature = 1, top_p = 1;  // where a request names none
+};
+
+class Server {
+ public:
+  // The decoder and the tokenizer must outlive it. kIo: the address cannot be listened on.
+  static Result<std::unique_ptr<Server>> open(engine::Decoder& decoder, const text::Tokenizer& tokenizer,
+                                              const ServerOptions& options);
+  virtual ~Server() = default;
+  virtual uint16_t port() const = 0;
+  // Serves until stop() was called and, for at most drain_seconds, what runs has ended.
+  virtual void run() = 0;
+  virtual void stop() = 0;  // from any thread, also from a signal handler
+};
+
+}  // namespace hadal::serve

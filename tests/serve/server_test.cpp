@@ -1,0 +1,268 @@
+// The server over real sockets, with a decoder that needs no weights.
+
+#include "serve/server.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <thread>
+
+#include "tests/support/fake_decoder.h"
+#include "text/tokenizer_json.h"
+
+namespace hadal::serve {
+namespace {
+
+using testing::FakeDecoder;
+
+const text::Tokenizer& tokenizer() {
+  static const text::Tokenizer kTokenizer =
+      text::Tokenizer::parse(json::dump(text::tokenizer_json({}, false)), "bytes").value();
+  return kTokenizer;
+}
+
+std::optional<TokenId> letter(char c) {
+  for (TokenId id = 0; id < tokenizer().size(); ++id)
+    if (tokenizer().piece(id) == std::string_view(&c, 1)) return id;
+  return std::nullopt;
+}
+
+struct Running {
+  FakeDecoder decoder{tokenizer().size(), 100000};
+  std::unique_ptr<Server> server;
+  std::thread thread;
+
+  // Answers are letters; ends false: only a limit or the client ends them.
+  explicit Running(ServerOptions options = {}, bool ends = true) {
+    options.http.port = 0;
+    decoder.first = *letter('a');
+    decoder.last = *letter('z');
+    decoder.ends = ends;
+    server = Server::open(decoder, tokenizer(), options).value();
+    thread = std::thread([this] { server->run(); });
+  }
+  ~Running() {
+    server->stop();
+    thread.join();
+  }
+};
+
+class Client {
+ public:
+  explicit Client(const Running& running) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(running.server->port());
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(::connect(socket_, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    const timeval patience{30, 0};
+    ::setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  }
+  Client(const Client&) = delete;
+  ~Client() { close(); }
+  void close() {
+    if (socket_ >= 0) ::close(socket_);
+    socket_ = -1;
+  }
+  void send(const std::string& text) {
+    for (size_t done = 0; done < text.size();) {
+      const ssize_t n = ::send(socket_, text.data() + done, text.size() - done, MSG_NOSIGNAL);
+      if (n <= 0) return;  // the server may have answered and closed already
+      done += static_cast<size_t>(n);
+    }
+  }
+  // Until the text holds `until`, or the other side closes.
+  std::string read(const std::string& until = "") {
+    std::string text;
+    char buffer[65536];
+    while (until.empty() || text.find(until) == std::string::npos) {
+      const ssize_t n = ::recv(socket_, buffer, sizeof buffer, 0);
+      if (n <= 0) break;
+      text.append(buffer, static_cast<size_t>(n));
+    }
+    return text;
+  }
+
+ private:
+  int socket_;
+};
+
+std::string post(const std::string& path, const std::string& body, const std::string& more = "Connection: close\r\n") {
+  return "POST " + path + " HTTP/1.1\r\nHost: x\r\n" + more + "Content-Length: " + std::to_string(body.size()) +
+         "\r\n\r\n" + body;
+}
+std::string talk(const Running& running, const std::string& request) {
+  Client client(running);
+  client.send(request);
+  return client.read();
+}
+int status_of(const std::string& response) {
+  return response.size() > 12 ? std::atoi(response.c_str() + std::string("HTTP/1.1 ").size()) : 0;
+}
+json::Value body_of(const std::string& response) {
+  auto parsed = json::parse(response.substr(response.find("\r\n\r\n") + 4));
+  EXPECT_TRUE(parsed.ok()) << response;
+  return parsed.ok() ? std::move(parsed).value() : json::Value();
+}
+// The payloads of a stream: chunk framing and "data: " taken off.
+std::vector<std::string> events_of(const std::string& response) {
+  std::string text;
+  for (size_t at = response.find("\r\n\r\n") + 4; at < response.size();) {
+    const size_t size = std::stoul(response.substr(at), nullptr, 16);
+    if (size == 0) break;
+    at = response.find("\r\n", at) + 2;
+    text += response.substr(at, size);
+    at += size + 2;
+  }
+  std::vector<std::string> events;
+  for (size_t at = 0; (at = text.find("data: ", at)) != std::string::npos;) {
+    const size_t end = text.find("\n\n", at);
+    events.push_back(text.substr(at + 6, end - at - 6));
+    at = end;
+  }
+  return events;
+}
+std::string ask(const std::string& content, int max_tokens, bool stream, const std::string& more = "") {
+  return R"({"model":"hadal-nano","temperature":0,"messages":[{"role":"user","content":")" + content +
+         R"("}],"max_tokens":)" + std::to_string(max_tokens) + (stream ? R"(,"stream":true)" : "") + more + "}";
+}
+
+// role, content, reasoning and calls of a streamed answer put together, and the last chunk
+struct Streamed {
+  std::string content, reasoning, finish;
+  json::Value last;
+  bool done = false;
+};
+Streamed put_together(const std::string& response) {
+  Streamed all;
+  EXPECT_EQ(status_of(response), 200) << response;
+  for (const std::string& event : events_of(response)) {
+    EXPECT_FALSE(all.done);
+    if (event == "[DONE]") {
+      all.done = true;
+      continue;
+    }
+    const auto chunk = json::parse(event);
+    EXPECT_TRUE(chunk.ok()) << event;
+    const json::Value& choice = chunk.value().find("choices")->as_array().at(0);
+    const json::Value& delta = *choice.find("delta");
+    if (const json::Value* text = delta.find("content"); text && text->is_string()) all.content += text->as_string();
+    if (const json::Value* text = delta.find("reasoning_content"); text && text->is_string())
+      all.reasoning += text->as_string();
+    if (const json::Value* finish = choice.find("finish_reason"); finish->is_string()) all.finish = finish->as_string();
+    all.last = chunk.value();
+  }
+  return all;
+}
+
+TEST(Server, AStreamIsTheWholeAnswerInPieces) {
+  const Running running;
+  for (const char* thinking : {R"(,"thinking":{"type":"disabled"})", R"(,"thinking":{"type":"enabled"})"}) {
+    for (int i = 0; i < 5; ++i) {
+      const std::string question = "question " + std::to_string(i);
+      const auto whole = body_of(talk(running, post("/v1/chat/completions", ask(question, 60, false, thinking))));
+      const auto streamed = put_together(talk(running, post("/chat/completions", ask(question, 60, true, thinking))));
+      const json::Value& choice = whole.find("choices")->as_array().at(0);
+      const json::Value& message = *choice.find("message");
+      EXPECT_EQ(message.find("content")->as_string(), streamed.content);
+      if (const json::Value* reasoning = message.find("reasoning_content")) {
+        EXPECT_EQ(reasoning->as_string(), streamed.reasoning);
+      }
+      EXPECT_EQ(choice.find("finish_reason")->as_string(), streamed.finish);
+      EXPECT_TRUE(streamed.done);
+      const json::Value& usage = *whole.find("usage");
+      const json::Value& last = *streamed.last.find("usage");
+      EXPECT_EQ(*usage.find("completion_tokens"), *last.find("completion_tokens"));
+      EXPECT_EQ(usage.find("prompt_tokens")->to_int64(), *usage.find("prompt_cache_hit_tokens")->to_int64() +
+                                                             *usage.find("prompt_cache_miss_tokens")->to_int64());
+    }
+  }
+}
+
+TEST(Server, EachWrongRequestHasItsStatus) {
+  ServerOptions options;
+  options.http.max_body = 100000;
+  options.http.header_seconds = 1;
+  const Running running(options);
+  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", "{bad"))), 400);
+  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", std::string(2000, '[')))), 400);
+  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", "\"\xff\xfe\""))), 400);
+  EXPECT_EQ(status_of(talk(running, post("/v1/nothing", "{}"))), 404);
+  EXPECT_EQ(status_of(talk(running, "PUT /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")), 405);
+  EXPECT_EQ(status_of(talk(running, post("/chat/completions", "{}", "Content-Encoding: br\r\nConnection: close\r\n"))),
+            415);
+  EXPECT_EQ(status_of(talk(running, post("/chat/completions", std::string(200000, ' ')))), 413);
+  EXPECT_EQ(status_of(talk(running, "GET / HTTP/1.1\r\nX: " + std::string(40000, 'x') + "\r\n\r\n")), 431);
+  EXPECT_EQ(status_of(talk(running, "NONSENSE\r\n\r\n")), 400);
+  EXPECT_EQ(status_of(talk(running, "GET /health HTTP/1.1\r\nHos")), 408);  // and never more
+  EXPECT_EQ(status_of(talk(running, "HEAD /v1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")), 200);
+  EXPECT_EQ(status_of(talk(running, "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")), 200);
+}
+
+TEST(Server, AConnectionServesOneRequestAfterAnother) {
+  const Running running;
+  Client client(running);
+  for (int i = 0; i < 3; ++i) {
+    client.send("GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n");
+    EXPECT_EQ(status_of(client.read("]}")), 200);
+    client.send(post("/v1/chat/completions", ask("x", 5, true), ""));
+    EXPECT_NE(client.read("0\r\n\r\n").find("[DONE]"), std::string::npos);
+  }
+}
+
+TEST(Server, AClientThatLeavesMakesRoom) {
+  ServerOptions options;
+  options.limits.max_running = 1;
+  const Running running(options, false);
+  for (int i = 0; i < 3; ++i) {
+    Client client(running);
+    client.send(post("/v1/chat/completions", ask("endless " + std::to_string(i), 90000, true), ""));
+    EXPECT_EQ(status_of(client.read("reasoning_content")), 200);
+    client.close();
+    // The only place is free again: or this would wait for ninety thousand tokens.
+    EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("next", 3, false)))), 200);
+  }
+}
+
+TEST(Server, ManyAtOnceGetWhatEachWouldGetAlone) {
+  const Running running;
+  constexpr int kClients = 24;
+  std::vector<std::string> alone(kClients), together(kClients);
+  for (int i = 0; i < kClients; ++i)
+    alone[static_cast<size_t>(i)] =
+        put_together(talk(running, post("/v1/chat/completions", ask("n " + std::to_string(i), 80, true)))).reasoning;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kClients; ++i)
+    threads.emplace_back([&, i] {
+      together[static_cast<size_t>(i)] =
+          put_together(talk(running, post("/v1/chat/completions", ask("n " + std::to_string(i), 80, true)))).reasoning;
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(alone, together);
+}
+
+TEST(Server, AFullQueueIsSaidAndShuttingDownLetsAnswersEnd) {
+  ServerOptions options;
+  options.limits.max_running = 1;
+  options.limits.max_waiting = 1;
+  options.drain_seconds = 0.2;
+  auto running = std::make_unique<Running>(options, false);
+  Client first(*running), second(*running);
+  first.send(post("/v1/chat/completions", ask("one", 90000, true)));
+  first.read("reasoning_content");
+  second.send(post("/v1/chat/completions", ask("two", 90000, true)));
+  std::string full;
+  for (int i = 0; i < 200 && status_of(full) != 503; ++i)
+    full = talk(*running, post("/v1/chat/completions", ask("three", 2, false)));
+  EXPECT_EQ(status_of(full), 503);
+  EXPECT_NE(full.find("retry-after"), std::string::npos);
+  running->server->stop();
+  EXPECT_NE(first.read().find("server_overloaded"), std::string::npos);  // told, not cut
+  EXPECT_EQ(status_of(second.read()), 503);
+}
+
+}  // namespace
+}  // namespace hadal::serve
