@@ -101,7 +101,7 @@ Result<std::unique_ptr<Dialogue>> Dialogue::open(const ModelOptions& options) {
     return Error{Code::kCorrupt,
                  fmt::format("{}/tokenizer.json: expected at most {} tokens (vocab_size), found {}", options.model,
                              dialogue->engine_->config().vocab_size, dialogue->tokenizer_->size())};
-  dialogue->encoding_ = options.encoding == "auto" ? text::encoding_of_checkpoint(options.model)
+  dialogue->encoding_ = options.encoding == "auto" ? HADAL_TRY(text::encoding_of_checkpoint(options.model))
                                                    : HADAL_TRY(text::encoding_by_name(options.encoding));
   for (const char* name : text::kTurnStarts)
     if (const auto id = dialogue->tokenizer_->id_of(name)) dialogue->turn_ends_.push_back(*id);

@@ -201,7 +201,7 @@ Result<int> evaluate(const EvalCommand& command) {
                                       .numerics = command.numerics == "exact" ? Numerics::kExact : Numerics::kFaithful,
                                       .isa = command.isa,
                                       .threads = command.threads}));
-  const text::Encoding encoding = text::encoding_of_checkpoint(command.model);
+  const text::Encoding encoding = HADAL_TRY(text::encoding_of_checkpoint(command.model));
   json::Object report{{"model", command.model}, {"numerics", command.numerics}, {"seed", std::to_string(command.seed)}};
 
   if (!trials.empty()) {

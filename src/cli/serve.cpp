@@ -57,7 +57,7 @@ Result<int> run_serve(const ServeOptions& options) {
   server_options.rules.model = std::filesystem::weakly_canonical(options.model).filename().string();
   server_options.keep_alive = !options.no_keep_alive;
   server_options.drain_seconds = options.drain_seconds;
-  server_options.encoding = options.encoding == "auto" ? text::encoding_of_checkpoint(options.model)
+  server_options.encoding = options.encoding == "auto" ? HADAL_TRY(text::encoding_of_checkpoint(options.model))
                                                        : HADAL_TRY(text::encoding_by_name(options.encoding));
   server_options.version = "hadal 0.1.0";
   server_options.fingerprint =

@@ -405,7 +405,17 @@ Result<Encoding> encoding_by_name(std::string_view name) {
   return Error{Code::kInvalid, fmt::format("encoding: expected v4 or v4-0731, found {}", name)};
 }
 
-Encoding encoding_of_checkpoint(const std::string& directory) {
+Result<Encoding> encoding_of_checkpoint(const std::string& directory) {
+  const std::string descriptor = directory + "/encoding/encoding.json";
+  if (const auto text = read_file(descriptor, 1 << 16); text.ok()) {
+    const auto parsed = json::parse(text.value());
+    const Value* name = parsed.ok() ? parsed.value().find("encoding") : nullptr;
+    const auto encoding = encoding_by_name(name && name->is_string() ? name->as_string() : "");
+    if (!encoding.ok())
+      return Error{Code::kCorrupt, fmt::format("{}: encoding: expected v4 or v4-0731, found {}", descriptor,
+                                               name ? json::dump(*name) : "nothing")};
+    return encoding;
+  }
   if (const auto script = read_file(directory + "/encoding/encoding_dsv4.py", 1 << 22); script.ok())
     return script.value().find("REASONING_EFFORT_PROMPTS") != std::string::npos ? Encoding::kV4_0731 : Encoding::kV4;
   if (const auto config = read_file(directory + "/config.json", 1 << 20); config.ok())

@@ -21,9 +21,10 @@ namespace hadal::text {
 enum class Encoding { kV4, kV4_0731 };
 const char* encoding_name(Encoding encoding);  // "v4", "v4-0731"
 Result<Encoding> encoding_by_name(std::string_view name);
-// Of a checkpoint: from the encoder script that ships with it (encoding/encoding_dsv4.py), else DSpark keys in
-// its config.json mean the 0731 revision, else the preview.
-Encoding encoding_of_checkpoint(const std::string& directory);
+// Of a checkpoint: what encoding/encoding.json says ({"encoding": "v4"}, ours), else from the official script beside it
+// (encoding/encoding_dsv4.py), else DSpark keys in its config.json mean the 0731 revision, else the preview.
+// kCorrupt: an encoding.json that names none of them.
+Result<Encoding> encoding_of_checkpoint(const std::string& directory);
 
 struct EncodeOptions {
   Encoding encoding = Encoding::kV4;

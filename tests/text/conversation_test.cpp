@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <ctime>
+#include <filesystem>
 #include <fstream>
 #include <random>
 
@@ -333,6 +334,27 @@ TEST(StreamParser, TextComesAsSoonAsItIsCertain) {
   EXPECT_EQ(parser.feed("x")[0].text, "\n\nx");
   EXPECT_TRUE(parser.feed("<").empty());
   EXPECT_EQ(parser.cut()[0].text, "<");
+}
+
+TEST(Encoding, OfACheckpointIsWhatItsDescriptorSaysOrWhatComesWithIt) {
+  const std::string directory = testing::temp_dir("encoding");
+  const auto encoding = [&] { return encoding_of_checkpoint(directory); };
+  const auto write = [&](const std::string& name, const std::string& content) {
+    std::filesystem::create_directories(directory + "/encoding");
+    std::ofstream(directory + "/" + name) << content;
+  };
+  EXPECT_EQ(encoding().value(), Encoding::kV4);
+  write("config.json", R"({"dspark_block_size": 5})");
+  EXPECT_EQ(encoding().value(), Encoding::kV4_0731);
+  write("encoding/encoding_dsv4.py", "# the preview's");
+  EXPECT_EQ(encoding().value(), Encoding::kV4);
+  write("encoding/encoding.json", R"({"encoding": "v4-0731"})");
+  EXPECT_EQ(encoding().value(), Encoding::kV4_0731);
+  for (const char* wrong : {R"({"encoding": "v5"})", "{}", "[", R"({"encoding": 4})"}) {
+    write("encoding/encoding.json", wrong);
+    ASSERT_FALSE(encoding().ok()) << wrong;
+    EXPECT_NE(encoding().error().message.find("encoding.json: encoding: expected v4 or v4-0731"), std::string::npos);
+  }
 }
 
 }  // namespace
