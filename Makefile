@@ -55,8 +55,8 @@ verify-all: build
 
 # Fifty random architectures and a wide one against the oracle.
 verify-random: build
-	python3 tools/check_random.py build/release/hadal $(ORACLE) --count 50
-	python3 tools/check_random.py build/release/hadal $(ORACLE) --wide
+	/usr/bin/python3 tools/check_random.py build/release/hadal $(ORACLE) --count 50
+	/usr/bin/python3 tools/check_random.py build/release/hadal $(ORACLE) --wide
 ORACLE ?= ../shared/golden/oracle.py
 
 long-run: build/release/build.ninja
