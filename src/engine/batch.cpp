@@ -41,6 +41,7 @@ Result<int> Batch::add(Request request) {
                   .sampler = sample::Sampler({}),
                   .completion = {},
                   .max_tokens = 0,
+                  .read_to = 0,
                   .suspended = false,
                   .ended = {},
                   .error = {}};
@@ -63,6 +64,7 @@ void Batch::suspend(int id) {
   Running& running = running_.at(id);
   running.suspended = true;
   running.context = {decoder_.new_sequence(), {}};
+  running.snapshot.reset();
 }
 
 void Batch::resume(int id, std::optional<Context> start) {
@@ -74,7 +76,10 @@ void Batch::resume(int id, std::optional<Context> start) {
   running.context = std::move(*start);
 }
 
-int64_t Batch::state_bytes(int id) const { return running_.at(id).context.state.capacity_bytes(); }
+int64_t Batch::state_bytes(int id) const {
+  const Running& running = running_.at(id);
+  return running.context.state.capacity_bytes() + (running.snapshot ? running.snapshot->state.capacity_bytes() : 0);
+}
 
 Status Batch::step(std::vector<Event>& events) {
   events.clear();
@@ -152,9 +157,11 @@ void Batch::after_forward(int id, Running& running, int64_t n_read, std::span<co
   const int64_t length = running.context.state.length();
   if (length == running.request.snapshot_at)
     running.snapshot = Context{running.context.state.fork(), running.context.ids};
-  if (n_read > 0 && running.completion.tokens.empty())
+  if (n_read > 0 && length > running.read_to) {
+    running.read_to = length;
     events.push_back(
         {.id = id, .kind = Event::Kind::kRead, .prompt_done = length, .choice = {}, .finish = {}, .error = {}});
+  }
   if (logits.empty()) return;
   auto choice = running.sampler.pick(logits, length);
   if (!choice.ok()) {

@@ -1,6 +1,6 @@
 // Completions side by side. Every step() is one forward pass: the latest token of each running
 // completion, and pieces of the prompts that are not read yet, in equal shares, up to rows_per_step
-// tokens in all.
+// tokens in all (more when more than that many run).
 //
 //   const int id = batch.add({.prompt = ids, ...});
 //   while (!batch.empty()) { batch.step(events); ... events of each id ...; batch.take(id) after
@@ -79,7 +79,7 @@ class Batch {
   // `start` covers excepted). The tokens that follow are the same.
   void suspend(int id);
   void resume(int id, std::optional<Context> start = {});
-  int64_t state_bytes(int id) const;
+  int64_t state_bytes(int id) const;  // of its states; pages that several share count for each
   // Prompt and completion so far, the latest token included.
   const std::vector<TokenId>& ids(int id) const { return running_.at(id).ids; }
   // One forward pass, or none when all that is left has ended. An error is the whole step's: no
@@ -98,6 +98,7 @@ class Batch {
     sample::Sampler sampler;
     Completion completion;
     int64_t max_tokens = 0;
+    int64_t read_to = 0;  // of the prompt, told
     bool suspended = false;
     std::optional<Finish> ended;
     Status error;

@@ -95,7 +95,10 @@ class Body {
  private:
   static std::string shorten(const json::Value& value) {
     const std::string text = value.is_string() ? value.as_string() : json::dump(value);
-    return text.size() <= 40 ? text : text.substr(0, 37) + "...";
+    if (text.size() <= 40) return text;
+    size_t end = 37;  // not inside a character
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+    return text.substr(0, end) + "...";
   }
 
   const json::Value& object_;

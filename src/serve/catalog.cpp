@@ -41,6 +41,8 @@ std::string_view without_suffix(std::string_view name) {
 }  // namespace
 
 std::optional<ModelName> find_model(std::string_view asked, std::string_view own, bool any, bool strict) {
+  constexpr size_t kLongest = 256;  // the name is echoed in every chunk
+  if (asked.size() > kLongest) return std::nullopt;
   if (lower(asked) == lower(own)) return ModelName{std::string(asked)};
   const std::string name(without_suffix(asked)), low = lower(name);
   if (low == lower(own)) return ModelName{name};

@@ -65,13 +65,13 @@ ChatReply::ChatReply(const Turn& turn, const Prompt& prompt, const ReplyContext&
       parser_(prompt.thinking_open),
       decoder_(*context.tokenizer),
       stops_(turn.stop),
+      may_call_(!turn.tools.empty() && turn.tool_choice.kind != ToolChoice::Kind::kNone),
       in_reasoning_(prompt.thinking_open) {}
 
 void ChatReply::started(int64_t reused_tokens) { reused_ = reused_tokens / kUnit * kUnit; }
 
 bool ChatReply::token(const sample::Choice& choice) {
   if (std::find(context_.turn_ends.begin(), context_.turn_ends.end(), choice.token) != context_.turn_ends.end()) {
-    ended_in_turn_ = true;
     return false;
   }
   ++n_tokens_;
@@ -110,6 +110,7 @@ void ChatReply::take(const std::vector<text::Delta>& deltas, bool final) {
         text_delta(false, stops_.feed(delta.text));
         break;
       case text::Delta::Kind::kToolCall:
+        if (!may_call_) break;  // nobody offered a tool: what looks like a call is dropped
         text_delta(false, stops_.finish());
         calls_.push_back({call_id(delta.call), delta.text, ""});
         if (turn_.stream)
@@ -121,6 +122,7 @@ void ChatReply::take(const std::vector<text::Delta>& deltas, bool final) {
                nullptr, false);
         break;
       case text::Delta::Kind::kArguments:
+        if (!may_call_) break;
         calls_.at(delta.call).arguments += delta.text;
         if (turn_.stream && !delta.text.empty())
           emit({{"tool_calls", json::Array{json::Object{{"index", static_cast<int64_t>(delta.call)},
@@ -293,7 +295,10 @@ bool ChatReply::tick(double now) {
     begun_ = true;
     Headers headers = common_headers(request_id_);
     headers.emplace_back("content-type", turn_.stream ? "text/event-stream; charset=utf-8" : "application/json");
-    if (turn_.stream) headers.emplace_back("cache-control", "no-cache");
+    if (turn_.stream) {
+      headers.emplace_back("cache-control", "no-cache");
+      headers.emplace_back("x-accel-buffering", "no");
+    }
     http_->begin(200, std::move(headers));
   }
   http_->write(turn_.stream ? ": keep-alive\n\n" : "\n");

@@ -70,7 +70,8 @@ class ChatReply final : public Sink {
   std::vector<Call> calls_;
   json::Array content_logprobs_, reasoning_logprobs_;
   int64_t reused_ = 0, n_tokens_ = 0, n_reasoning_ = 0;
-  bool in_reasoning_, opened_ = false, ended_in_turn_ = false;
+  const bool may_call_;
+  bool in_reasoning_, opened_ = false;
 
   std::mutex mutex_;  // of what follows: the two threads meet here
   bool begun_ = false, finished_ = false;

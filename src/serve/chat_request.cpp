@@ -1,6 +1,7 @@
 #include "serve/chat_request.h"
 
 #include <fmt/format.h>
+#include <openssl/evp.h>
 
 #include <algorithm>
 #include <array>
@@ -278,6 +279,11 @@ void read_sampling(Body& body, const RequestRules& rules, Turn& turn) {
       if (!one.is_string()) return body.mistype("stop", one, "a string or a sequence of strings");
       if (!one.as_string().empty()) turn.stop.push_back(one.as_string());
     }
+    size_t bytes = 0;
+    for (const std::string& one : turn.stop) bytes += one.size();
+    if (bytes > kMostStopBytes)
+      body.fail(invalid(
+          fmt::format("Invalid stop value, at most {} bytes are supported, found {}", kMostStopBytes, bytes), "stop"));
     if (turn.stop.size() > kMostStops)
       body.fail(invalid(fmt::format("Invalid stop value, at most {} are supported", kMostStops), "stop"));
   }
@@ -294,6 +300,16 @@ void read_sampling(Body& body, const RequestRules& rules, Turn& turn) {
   if (!turn.logprobs) s.n_logprobs = -1;
 }
 
+// Names of other services may be anything, of any length: what counts is that the same name gives the same one.
+std::string namespace_of(const std::string& name) {
+  unsigned char digest[32];
+  unsigned int size = 0;
+  EVP_Digest(name.data(), name.size(), digest, &size, EVP_sha256(), nullptr);
+  std::string hex;
+  for (size_t i = 0; i < 16; ++i) hex += fmt::format("{:02x}", digest[i]);
+  return hex;
+}
+
 void read_user(Body& body, Turn& turn) {
   if (const auto user = body.text("user_id")) {
     const bool plain = !user->empty() && user->size() <= 512 &&
@@ -302,7 +318,7 @@ void read_user(Body& body, Turn& turn) {
     if (!plain) body.fail(invalid("Invalid user_id value, expected 1 to 512 letters, digits, '-' or '_'", "user_id"));
     turn.user = *user;
   } else if (const Value* name = body.find("user"); name && name->is_string()) {
-    turn.user = name->as_string();
+    turn.user = namespace_of(name->as_string());
   }
 }
 

@@ -16,7 +16,7 @@ struct RequestRules {
 };
 
 inline constexpr int64_t kMostOutput = 393216;
-inline constexpr size_t kMostTools = 128, kMostStops = 16;
+inline constexpr size_t kMostTools = 128, kMostStops = 16, kMostStopBytes = 16384;
 
 std::variant<Turn, ApiError> read_chat_request(const json::Value& body, const RequestRules& rules);
 

@@ -59,8 +59,7 @@ class HttpServer {
   virtual ~HttpServer() = default;
   virtual uint16_t port() const = 0;
   virtual void run() = 0;  // until stop()
-  // From any thread. accepting false: no new connections, those that are open go on; then run() returns when the last
-  // one ends, or with stop().
+  // From any thread. No new connections; those that are open go on.
   virtual void close_listener() = 0;
   virtual void stop() = 0;
   virtual void post(std::function<void()> call) = 0;                   // on the server's thread

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
+#include <unordered_map>
 
 #include "text/templates.h"
 
@@ -45,8 +47,14 @@ std::string arguments_text(const Value& given) {
 // "</tool_result>" in a result would end it early for the model, which knows it as plain text.
 std::string without_result_end(std::string text) {
   constexpr std::string_view kEnd = "</tool_result>";
-  for (size_t at = text.find(kEnd); at != std::string::npos; at = text.find(kEnd, at)) text.replace(at, 1, "&lt;");
-  return text;
+  std::string out;
+  size_t done = 0;
+  for (size_t at = text.find(kEnd); at != std::string::npos; at = text.find(kEnd, done)) {
+    out.append(text, done, at - done);
+    out += "&lt;";
+    done = at + 1;
+  }
+  return done == 0 ? std::move(text) : out.append(text, done);
 }
 
 // Leading systems become one; later ones, which the model has no place for, text of a user.
@@ -58,7 +66,12 @@ json::Array settle_roles(const json::Array& messages) {
     const bool instructs = is(message, "system") || is(message, "developer");
     leading = leading && instructs;
     if (leading) {
-      system = system ? *system + "\n\n" + text_of(message, "content") : text_of(message, "content");
+      if (system) {
+        *system += "\n\n";
+        *system += text_of(message, "content");
+      } else {
+        system = text_of(message, "content");
+      }
     } else if (instructs) {
       out.push_back(message_of("user", text_of(message, "content")));
     } else {
@@ -81,11 +94,12 @@ std::variant<json::Array, ApiError> settle_results(const json::Array& messages, 
                      fmt::format("messages[{}].role", i));
     out.push_back(message);
     if (!is(message, "assistant") || calls_of(message).empty()) continue;
-    std::vector<std::string> waiting;
-    for (const Value& call : calls_of(message)) waiting.push_back(text_of(call, "id"));
+    std::multiset<std::string> waiting;
+    for (const Value& call : calls_of(message)) waiting.insert(text_of(call, "id"));
     for (size_t j = i + 1; j < messages.size() && !is(messages[j], "assistant"); ++j) {
       if (!is(messages[j], "tool") || taken[j]) continue;
-      const auto call = std::find(waiting.begin(), waiting.end(), text_of(messages[j], "tool_call_id"));
+      if (waiting.empty()) break;
+      const auto call = waiting.find(text_of(messages[j], "tool_call_id"));
       if (call == waiting.end()) continue;
       waiting.erase(call);
       taken[j] = 1;
@@ -105,26 +119,33 @@ std::variant<json::Array, ApiError> settle_results(const json::Array& messages, 
   return out;
 }
 
-// Two assistants in a row are one turn.
+// Assistants in a row are one turn.
 void merge_assistants(json::Array& messages) {
   json::Array out;
-  for (Value& message : messages) {
-    if (out.empty() || !is(message, "assistant") || !is(out.back(), "assistant")) {
-      out.push_back(std::move(message));
-      continue;
+  for (size_t i = 0; i < messages.size();) {
+    size_t end = i + 1;
+    while (is(messages[i], "assistant") && end < messages.size() && is(messages[end], "assistant")) ++end;
+    Value merged = std::move(messages[i]);
+    if (end - i > 1) {
+      std::string content = text_of(merged, "content"), reasoning = text_of(merged, "reasoning_content");
+      json::Array calls = calls_of(merged);
+      const auto join = [](std::string& all, const std::string& more) {
+        if (!all.empty() && !more.empty()) all += "\n\n";
+        all += more;
+      };
+      for (size_t j = i + 1; j < end; ++j) {
+        join(content, text_of(messages[j], "content"));
+        join(reasoning, text_of(messages[j], "reasoning_content"));
+        calls.insert(calls.end(), calls_of(messages[j]).begin(), calls_of(messages[j]).end());
+        for (const char* key : {"prefix", "task"})
+          if (const Value* value = messages[j].find(key)) merged.set(key, *value);
+      }
+      merged.set("content", std::move(content));
+      if (!reasoning.empty()) merged.set("reasoning_content", std::move(reasoning));
+      if (!calls.empty()) merged.set("tool_calls", std::move(calls));
     }
-    Value& earlier = out.back();
-    const auto join = [&](const char* key, const char* between) {
-      const std::string a = text_of(earlier, key), b = text_of(message, key);
-      if (!a.empty() || !b.empty()) earlier.set(key, a.empty() || b.empty() ? a + b : a + between + b);
-    };
-    join("content", "\n\n");
-    join("reasoning_content", "\n\n");
-    json::Array calls = calls_of(earlier);
-    calls.insert(calls.end(), calls_of(message).begin(), calls_of(message).end());
-    if (!calls.empty()) earlier.set("tool_calls", std::move(calls));
-    for (const char* key : {"prefix", "task"})
-      if (const Value* value = message.find(key)) earlier.set(key, *value);
+    out.push_back(std::move(merged));
+    i = end;
   }
   messages = std::move(out);
 }
@@ -140,6 +161,10 @@ std::variant<json::Array, ApiError> normalise(const Turn& turn, bool repair_hist
   const size_t first = !messages.empty() && is(messages[0], "system") ? 1 : 0;
   if (first < messages.size() && is(messages[first], "assistant"))  // an assistant has its header from a user turn
     messages.insert(messages.begin() + static_cast<ptrdiff_t>(first), message_of("user", ""));
+  // Only a user's turn is answered.
+  if (std::none_of(messages.begin(), messages.end(),
+                   [](const Value& message) { return is(message, "user") || is(message, "tool"); }))
+    messages.push_back(message_of("user", ""));
   // Reminders stand before the last user turn: after it the encoder has already written the answer's header.
   const auto last_user =
       std::find_if(messages.rbegin(), messages.rend(), [](const Value& message) { return is(message, "user"); });
@@ -180,13 +205,14 @@ std::variant<json::Array, ApiError> normalise(const Turn& turn, bool repair_hist
 class PromptMaker::AddedTokens {
  public:
   explicit AddedTokens(const text::Tokenizer& tokenizer) {
-    for (TokenId id = 0; id < tokenizer.size(); ++id)
-      if (tokenizer.is_added(id) && !tokenizer.piece(id).empty()) {
-        const std::string_view piece = tokenizer.piece(id);
-        tokens_[static_cast<unsigned char>(piece[0])].push_back({piece, id});
-      }
-    for (auto& list : tokens_)  // the longest that fits
-      std::sort(list.begin(), list.end(), [](const Token& a, const Token& b) { return a.text.size() > b.text.size(); });
+    for (TokenId id = 0; id < tokenizer.size(); ++id) {
+      const std::string_view piece = tokenizer.piece(id);
+      if (!tokenizer.is_added(id) || piece.empty()) continue;
+      ids_.emplace(piece, id);
+      auto& lengths = lengths_[static_cast<unsigned char>(piece[0])];
+      if (std::find(lengths.begin(), lengths.end(), piece.size()) == lengths.end()) lengths.push_back(piece.size());
+    }
+    for (auto& lengths : lengths_) std::sort(lengths.rbegin(), lengths.rend());  // the longest that fits
   }
   struct Token {
     std::string_view text;
@@ -195,16 +221,19 @@ class PromptMaker::AddedTokens {
   // The first at or after `from`; text.size(): none.
   size_t find(std::string_view text, size_t from, Token& found) const {
     for (size_t at = from; at < text.size(); ++at)
-      for (const Token& token : tokens_[static_cast<unsigned char>(text[at])])
-        if (text.substr(at, token.text.size()) == token.text) {
-          found = token;
-          return at;
-        }
+      for (const size_t length : lengths_[static_cast<unsigned char>(text[at])]) {
+        if (length > text.size() - at) continue;
+        const auto it = ids_.find(text.substr(at, length));
+        if (it == ids_.end()) continue;
+        found = {it->first, it->second};
+        return at;
+      }
     return text.size();
   }
 
  private:
-  std::vector<Token> tokens_[256];
+  std::unordered_map<std::string_view, TokenId> ids_;
+  std::vector<size_t> lengths_[256];  // of the tokens that begin with a byte
 };
 
 // Strings of clients with a stand-in inside whatever would be read as a token.
@@ -212,6 +241,18 @@ class PromptMaker::Shield {
  public:
   explicit Shield(const AddedTokens& added) : added_(added) {}
 
+  // A message: what is ours in it, roles and ids, stays.
+  void cover_message(Value& message) {
+    for (auto& [key, item] : message.as_object()) {
+      if (key == "role" || key == "tool_call_id" || key == "task") continue;
+      if (key != "tool_calls") {
+        cover(item);
+        continue;
+      }
+      for (Value& call : item.as_array())
+        if (Value* function = call.find("function")) cover(*function);
+    }
+  }
   void cover(Value& value) {
     if (value.is_string()) {
       AddedTokens::Token token;
@@ -234,7 +275,6 @@ class PromptMaker::Shield {
       for (Value& item : value.as_array()) cover(item);
     } else if (value.is_object()) {
       for (auto& [key, item] : value.as_object()) {
-        if (key == "role" || key == "id" || key == "tool_call_id" || key == "task") continue;
         Value name(key);
         cover(name);
         key = name.as_string();
@@ -243,10 +283,14 @@ class PromptMaker::Shield {
     }
   }
   bool used() const { return used_; }
-  static std::string lift(std::string text) {
-    for (size_t at = text.find(kStandIn); at != std::string::npos; at = text.find(kStandIn, at))
-      text.erase(at, kStandIn.size());
-    return text;
+  static std::string lift(std::string_view text) {
+    std::string out;
+    size_t done = 0;
+    for (size_t at = text.find(kStandIn); at != std::string_view::npos; at = text.find(kStandIn, done)) {
+      out.append(text, done, at - done);
+      done = at + kStandIn.size();
+    }
+    return out.append(text, done);
   }
 
  private:
@@ -272,7 +316,7 @@ std::vector<TokenId> PromptMaker::ids_of(std::string_view text, bool shielded) c
   for (size_t done = 0; done < text.size();) {
     const size_t at = added_->find(text, done, token);
     if (at > done) {
-      const auto more = tokenizer_.encode(Shield::lift(std::string(text.substr(done, at - done))), false);
+      const auto more = tokenizer_.encode(Shield::lift(text.substr(done, at - done)), false);
       ids.insert(ids.end(), more.begin(), more.end());
     }
     if (at < text.size()) ids.push_back(token.id);
@@ -301,7 +345,7 @@ std::variant<Prompt, ApiError> PromptMaker::make(const Turn& turn, bool repair_h
   }
 
   Shield shield(*added_);
-  for (Value& message : messages) shield.cover(message);
+  for (Value& message : messages) shield.cover_message(message);
   Value open(open_reasoning);
   shield.cover(open);
 
@@ -316,7 +360,8 @@ std::variant<Prompt, ApiError> PromptMaker::make(const Turn& turn, bool repair_h
   if (const auto* error = std::get_if<text::EncodeError>(&encoded)) return invalid(error->message);
   text::EncodedPrompt prompt = std::get<text::EncodedPrompt>(std::move(encoded));
   // An assistant at the end that is no prefix is history: a new turn of the assistant follows.
-  const bool ends_in_history = !messages.empty() && is(messages.back(), "assistant") && !continues;
+  const bool has_task = !messages.empty() && !text_of(messages.back(), "task").empty();
+  const bool ends_in_history = !messages.empty() && is(messages.back(), "assistant") && !continues && !has_task;
   if (ends_in_history) {
     prompt.header_begin = prompt.text.size();
     prompt.text += text::kAssistant;
@@ -325,12 +370,12 @@ std::variant<Prompt, ApiError> PromptMaker::make(const Turn& turn, bool repair_h
   prompt.text += open.as_string();
 
   Prompt result;
-  result.thinking_open = turn.thinks() && (!continues || !open_reasoning.empty());
+  result.thinking_open = turn.thinks() && (!continues || !open_reasoning.empty()) && !has_task;
   const std::string_view whole(prompt.text);
   result.ids = ids_of(whole.substr(0, prompt.header_begin), shield.used());
   result.snapshot_at = static_cast<int64_t>(result.ids.size());
   for (const TokenId id : ids_of(whole.substr(prompt.header_begin), shield.used())) result.ids.push_back(id);
-  result.text = shield.used() ? Shield::lift(std::move(prompt.text)) : std::move(prompt.text);
+  result.text = shield.used() ? Shield::lift(prompt.text) : std::move(prompt.text);
   return result;
 }
 

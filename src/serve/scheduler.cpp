@@ -81,8 +81,10 @@ void Scheduler::expire(double now) {
 }
 
 int64_t Scheduler::needed_bytes(int64_t n_tokens) const {
-  const kv::SequenceState empty = decoder_.new_sequence();
-  return empty.layout().constant_bytes() + empty.layout().entry_bytes_at(n_tokens);
+  // Entries grow by pages, of 64 rows or 256 tokens; one page more, so that who comes back does not leave at once.
+  constexpr int64_t kPageTokens = 4 * kv::PagedRows::kPageRows;
+  const kv::Layout& layout = *layout_;
+  return layout.constant_bytes() + layout.entry_bytes_at((n_tokens / kPageTokens + 2) * kPageTokens);
 }
 
 int64_t Scheduler::running_bytes() const {
@@ -134,15 +136,15 @@ bool Scheduler::start(const JobPtr& job) {
   return true;
 }
 
-// Users in turn: one of each, as long as there is room.
-void Scheduler::admit(double) {
-  size_t refused = 0;
-  while (static_cast<int>(running_.size()) < limits_.max_running && refused < turns_.size()) {
+// Users in turn: one of each, as long as there is room. Whoever is next and finds none waits, and all behind him: who
+// needs much would else never come.
+void Scheduler::admit() {
+  while (static_cast<int>(running_.size()) < limits_.max_running && !turns_.empty()) {
     const std::string owner = turns_.front();
     turns_.pop_front();
     Queue& queue = waiting_.at(owner);
     const JobPtr job = queue.front();
-    if (!start(job)) {  // whoever needs less may go first, but keeps no one waiting for ever: the oldest is asked first
+    if (!start(job)) {
       turns_.push_front(owner);
       return;
     }
@@ -169,7 +171,9 @@ void Scheduler::make_room() {
     // The latest: what has waited longest keeps its place, so that someone always comes to an end.
     auto latest = running_.end();
     for (auto it = running_.begin(); it != running_.end(); ++it)
-      if (!it->second->cancelled && (latest == running_.end() || it->second->id > latest->second->id)) latest = it;
+      if (!it->second->cancelled && !it->second->ending &&
+          (latest == running_.end() || it->second->id > latest->second->id))
+        latest = it;
     if (latest == running_.end()) return;
     const JobPtr job = latest->second;
     running_.erase(latest);
@@ -214,6 +218,12 @@ void Scheduler::finish(const JobPtr& job, const Status& status, engine::Completi
 
 void Scheduler::rest(engine::Context context, const std::string& owner) {
   if (context.ids.empty()) return;
+  for (auto it = resting_.begin(); it != resting_.end(); ++it)
+    if (it->owner == owner && it->context.ids == context.ids) {
+      counters_.resting_bytes -= it->bytes;
+      resting_.erase(it);
+      break;
+    }
   const int64_t bytes = context.state.capacity_bytes();
   counters_.resting_bytes += bytes;
   resting_.push_back({std::move(context), owner, bytes});
@@ -222,7 +232,7 @@ void Scheduler::rest(engine::Context context, const std::string& owner) {
 bool Scheduler::step(double now) {
   take_inbox();
   expire(now);
-  admit(now);
+  admit();
   if (batch_.empty()) return !waiting_.empty();
   const Status stepped = batch_.step(events_);
   ++counters_.steps;
@@ -241,13 +251,18 @@ bool Scheduler::step(double now) {
       job->submission.sink->read(event.prompt_done);
     } else if (event.kind == engine::Event::Kind::kToken) {
       ++counters_.tokens;
-      if (!job->cancelled && !job->submission.sink->token(event.choice)) batch_.stop(event.id, engine::Finish::kStop);
+      if (!job->cancelled && !job->ending && !job->submission.sink->token(event.choice)) {
+        batch_.stop(event.id, engine::Finish::kStop);
+        job->ending = true;
+      }
     } else {
       running_.erase(it);
       engine::Finished finished = batch_.take(event.id);
       const std::string owner = owner_of(job->submission);
-      if (finished.snapshot) rest(std::move(*finished.snapshot), owner);
-      rest(std::move(finished.context), owner);
+      if (event.error.ok()) {
+        if (finished.snapshot) rest(std::move(*finished.snapshot), owner);
+        rest(std::move(finished.context), owner);
+      }
       bool cut = false;
       {
         const std::lock_guard lock(mutex_);

@@ -4,7 +4,7 @@
 //   submit()  →  waiting  →  running  ⇄  suspended  →  done
 //
 //   fair        users take turns, whatever each has waiting; a long prompt shares the rows of a step (engine/batch.h)
-//   bounded     so many run and wait at once, in all and per key; nobody waits longer than max_wait_s
+//   bounded     so many run and wait at once, in all and per key; nobody waits longer than max_wait_s to start
 //   memory      when states outgrow kv_bytes, first conversations that only rest in memory go, the least recently used
 //               first, then the latest running one is suspended: it waits at the head of its user's queue and reads its
 //               tokens again when there is room. No token changes by it (docs/numerics.md)
@@ -68,7 +68,10 @@ enum class Refusal { kQueueFull, kKeyLimit, kDraining };
 class Scheduler {
  public:
   Scheduler(engine::Decoder& decoder, const Limits& limits)
-      : decoder_(decoder), limits_(limits), batch_(decoder, limits.rows_per_step) {}
+      : decoder_(decoder),
+        limits_(limits),
+        layout_(std::make_shared<const kv::Layout>(decoder.new_sequence().layout())),
+        batch_(decoder, limits.rows_per_step) {}
 
   struct Ticket {
     std::optional<Refusal> refused;
@@ -90,6 +93,7 @@ class Scheduler {
     double since = 0;   // submission
     int batch_id = -1;  // once it ran
     bool cancelled = false;
+    bool ending = false;  // its sink has enough: done comes with the next step
   };
   using JobPtr = std::shared_ptr<Job>;
   struct Resting {
@@ -101,7 +105,7 @@ class Scheduler {
 
   void take_inbox();
   void expire(double now);
-  void admit(double now);
+  void admit();
   bool start(const JobPtr& job);  // false: no room now
   void make_room();
   void finish(const JobPtr& job, const Status& status, engine::Completion completion);
@@ -114,6 +118,7 @@ class Scheduler {
 
   engine::Decoder& decoder_;
   const Limits limits_;
+  const std::shared_ptr<const kv::Layout> layout_;
   engine::Batch batch_;
   std::map<std::string, Queue> waiting_;  // by owner
   std::deque<std::string> turns_;         // owners that wait, next first

@@ -68,6 +68,7 @@ class ServerImpl final : public Server {
     std::thread engine([this] { run_engine(); });
     http_->after(kTick, [this] { tick(); });
     http_->run();
+    scheduler_.drain(true);  // what still runs ends with the next step
     {
       const std::lock_guard lock(mutex_);
       over_ = true;
@@ -80,12 +81,9 @@ class ServerImpl final : public Server {
  private:
   void run_engine() {
     while (true) {
-      {
-        std::unique_lock lock(mutex_);
-        if (over_) return;
-      }
       if (scheduler_.step(now())) continue;
       std::unique_lock lock(mutex_);
+      if (over_) return;
       work_.wait_for(lock, std::chrono::milliseconds(200), [this] { return over_ || has_work_; });
       has_work_ = false;
     }
@@ -156,7 +154,7 @@ class ServerImpl final : public Server {
 
   std::optional<json::Value> body_of(const HttpRequest& request, HttpReply& reply, const std::string& id) {
     if (const std::string encoding = request.header("content-encoding"); !encoding.empty() && encoding != "identity") {
-      send_error(reply, {.status = 415, .message = "Unsupported content-encoding: " + encoding}, id);
+      send_error(reply, {.status = 415, .message = "Unsupported content-encoding: expected none"}, id);
       return std::nullopt;
     }
     auto parsed = json::parse(request.body);
@@ -174,8 +172,12 @@ class ServerImpl final : public Server {
     auto read = read_chat_request(*body, options_.rules);
     if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id);
     Turn turn = std::get<Turn>(std::move(read));
-    if (!body->find("temperature")) turn.sampling.temperature = options_.temperature;
-    if (!body->find("top_p")) turn.sampling.top_p = options_.top_p;
+    const auto absent = [&](const char* key) {
+      const json::Value* value = body->find(key);
+      return !value || value->is_null();
+    };
+    if (absent("temperature")) turn.sampling.temperature = options_.temperature;
+    if (absent("top_p")) turn.sampling.top_p = options_.top_p;
     if (!turn.seeded) turn.sampling.seed = std::random_device{}();
     auto made = prompts_.make(turn, options_.rules.repair_history);
     if (const auto* error = std::get_if<ApiError>(&made)) return send_error(*reply, *error, id);
@@ -197,6 +199,7 @@ class ServerImpl final : public Server {
                          .param = "messages"},
                         id);
 
+    turn.messages.clear();  // the reply has no use for them
     const auto sink = std::make_shared<ChatReply>(turn, prompt, replies_, reply, id);
     Submission submission;
     submission.request.prompt = std::move(prompt.ids);
@@ -298,8 +301,8 @@ class ServerImpl final : public Server {
   const ServerOptions options_;
   const PromptMaker prompts_;
   ReplyContext replies_;
+  std::unique_ptr<HttpServer> http_;  // before the scheduler: replies that it still holds live on its thread
   Scheduler scheduler_;
-  std::unique_ptr<HttpServer> http_;
   std::vector<std::weak_ptr<ChatReply>> open_;  // the server's thread
   double stop_at_ = 0;
   std::atomic<bool> stopping_{false};

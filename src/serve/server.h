@@ -32,7 +32,7 @@ class Server {
                                               const ServerOptions& options);
   virtual ~Server() = default;
   virtual uint16_t port() const = 0;
-  // Serves until stop() was called and, for at most drain_seconds, what runs has ended.
+  // Serves until stop() was called and what runs has ended; after drain_seconds it is told to.
   virtual void run() = 0;
   virtual void stop() = 0;  // from any thread, also from a signal handler
 };

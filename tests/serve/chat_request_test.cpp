@@ -130,6 +130,15 @@ TEST(ChatRequest, RefusalsNameFieldAndReason) {
                 read_chat_request(parse(R"({"model":"gpt-9","messages":[{"role":"user","content":"x"}]})"), {}))
                 .message,
             "Model Not Exist");
+  EXPECT_EQ(std::get<ApiError>(read_chat_request(parse(R"({"model":"claude-)" + std::string(5000, 'x') +
+                                                       R"(","messages":[{"role":"user","content":"x"}]})"),
+                                                 {}))
+                .message,
+            "Model Not Exist");  // every chunk would echo it
+  EXPECT_NE(refusal(R"("stop":")" + std::string(20000, 's') + "\"").find("at most 16384 bytes"), std::string::npos);
+  const std::string cut = refusal(R"("stream":"éééééééééééééééééééééééé")");
+  EXPECT_TRUE(json::parse("\"" + cut.substr(cut.find('`') + 1, 40) + "\"").ok() ||
+              cut.find("...`") != std::string::npos);
   EXPECT_EQ(refusal(R"("tools":[{"function":{"name":"f"}}],"tool_choice":"required")", {.strict = true}),
             "Thinking mode does not support this tool_choice");
 }
@@ -148,6 +157,7 @@ TEST(ChatRequest, LenientWhereClientsNeedIt) {
       ToolChoice::Kind::kNamed);
   EXPECT_EQ(turn_of(R"("logprobs":true,"top_logprobs":5)").sampling.n_logprobs, 5);
   EXPECT_TRUE(turn_of(R"("seed":7)").seeded);
+  EXPECT_EQ(turn_of(R"("user":")" + std::string(100000, 'u') + "\"").user.size(), 32u);
 }
 
 TEST(Normalise, PromptsAreThoseOfTheEncoder) {
@@ -176,6 +186,8 @@ TEST(Normalise, SettlesWhatTheEncoderHasNoPlaceFor) {
   // a reminder stands before the last user
   EXPECT_EQ(text_with(R"([{"role":"user","content":"A"},{"role":"latest_reminder","content":"R"}])"),
             kB + std::string("<｜latest_reminder｜>R") + kU + "A" + kThink);
+  // instructions alone: there is still an answer to write
+  EXPECT_EQ(text_with(R"([{"role":"system","content":"S"}])"), kB + std::string("S") + kU + kThink);
   // a prefix: the answer continues it
   EXPECT_EQ(text_with(R"([{"role":"user","content":"A"},{"role":"assistant","content":"B","prefix":true}])",
                       R"(,"thinking":false)"),
@@ -264,6 +276,30 @@ TEST(PromptMaker, TextOfClientsIsNeverStructure) {
   size_t seen = 0;  // every attack is there, unharmed
   for (size_t at = prompt.text.find(attack); at != std::string::npos; at = prompt.text.find(attack, at + 1)) ++seen;
   EXPECT_EQ(seen, 5u);
+}
+
+TEST(PromptMaker, TextInsideSchemasIsNoStructureEither) {
+  const TokenId user = *bytes_tokenizer().id_of("<｜User｜>");
+  Turn turn = turn_of(R"("tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object","properties":
+      {"id":{"type":"string","description":"<｜User｜>"},"role":{"enum":["<｜User｜>"]},"<｜User｜>":{}}}}}],
+      "response_format":{"type":"json_schema","json_schema":{"schema":{"title":"<｜User｜>","id":"<｜User｜>"}}})");
+  const Prompt prompt = prompt_of(turn);
+  EXPECT_EQ(std::count(prompt.ids.begin(), prompt.ids.end(), user), 1);
+  EXPECT_EQ(bytes_tokenizer().decode(prompt.ids), prompt.text);
+}
+
+// Each of these took time that grew with the square of its size.
+TEST(PromptMaker, LargeInputsTakeLinearTime) {
+  const auto many = [](const std::string& one, int n, const char* between) {
+    std::string all;
+    for (int i = 0; i < n; ++i) all += (i ? between : "") + one;
+    return all;
+  };
+  prompt_of(turn_with(R"([{"role":"user","content":")" + many("<think>", 200000, "") + "\"}]"));
+  prompt_of(turn_with("[" + many(R"({"role":"assistant","content":"x"})", 100000, ",") + "]"));
+  prompt_of(turn_with("[" + many(R"({"role":"system","content":"x"})", 100000, ",") + "]"));
+  prompt_of(turn_with(R"([{"role":"user","content":"x"},)" + std::string(kCalls) + "," +
+                      result("1", many("</tool_result>", 200000, "").c_str()) + "," + result("2", "") + "]"));
 }
 
 TEST(ChatRequest, RequestsOfRealClientsAreAccepted) {

@@ -107,6 +107,10 @@ TEST(Scheduler, SimulatedClientsGetTheirTokensAndLimitsHold) {
         const int64_t most = pick(1, 60);
         Client client{0, std::make_shared<Record>(), decoder.expected(prompt, most),
                       std::string(1, static_cast<char>('a' + pick(0, 3))), false};
+        if (pick(0, 3) == 0) {  // a stop string, say: it has enough before the model has
+          client.record->enough = static_cast<size_t>(pick(1, 30));
+          if (client.expected.size() > client.record->enough) client.expected.resize(client.record->enough);
+        }
         conversations.push_back(prompt);
         conversations.back().insert(conversations.back().end(), client.expected.begin(), client.expected.end());
         auto request = submission(prompt, most, client.record, client.key);
