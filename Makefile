@@ -1,13 +1,13 @@
 # hadal: `make run` talks to a model, `make test` proves the build. Both install what is missing (Debian 12).
 # `make trainer` and `make test-trainer`: the same with the trainer, which needs libtorch.
-.PHONY: build run test trainer test-trainer quick check verify-all verify-random long-run install asan tsan bench fuzz format clean deps trainer-deps
+.PHONY: build run serve test trainer test-trainer quick check verify-all verify-random long-run install asan tsan bench fuzz format clean deps trainer-deps
 
 PACKAGES = g++ cmake ninja-build pkg-config libfmt-dev libcli11-dev libedit-dev libssl-dev libboost1.81-dev libgtest-dev \
            python3 python3-numpy
 TRAINER_PACKAGES = libtorch-dev libopenblas0-pthread libgloo-dev
 PREFIX ?= /usr/local
 SECONDS ?= 60
-MODEL ?= models/untrained
+MODEL ?= models/hadal-nano
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 build: build/release/build.ninja
@@ -26,9 +26,10 @@ build/%/build.ninja: CMakeLists.txt CMakePresets.json cmake/hadal.cmake src/laye
 	cmake --preset $* >/dev/null
 
 run: build
-	@[ -e $(MODEL)/config.json ] || { echo "No trained model is shipped yet: making a small random one in $(MODEL)."; \
-	  build/release/hadal synth --config models/configs/nano.json --seed 1 -o $(MODEL); }
 	@build/release/hadal chat -m $(MODEL)
+
+serve: build
+	@build/release/hadal serve -m $(MODEL)
 
 test: build/release/build.ninja
 	cmake --build --preset release
