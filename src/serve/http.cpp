@@ -27,7 +27,8 @@ using boost::system::error_code;
 using std::chrono::seconds;
 
 constexpr uint32_t kHeaderLimit = 32 * 1024;
-constexpr int kLingerSeconds = 1;  // after an early error: what the client still sends is read so long
+constexpr int kLingerSeconds = 1;        // after an early error: what the client still sends is read so long
+constexpr size_t kMostQueued = 8 << 20;  // bytes of a stream that nobody reads; then its reader counts as gone
 constexpr size_t kLingerBytes = 1 << 20;
 
 std::string lower(std::string_view text) {
@@ -57,7 +58,11 @@ class Reply final : public HttpReply, public std::enable_shared_from_this<Reply>
     });
   }
   void write(std::string chunk) override {
-    post([chunk = std::move(chunk)](Reply& self) mutable { self.chunks.push_back(std::move(chunk)); });
+    post([chunk = std::move(chunk)](Reply& self) mutable {
+      self.queued += chunk.size();
+      self.chunks.push_back(std::move(chunk));
+      if (self.queued > kMostQueued) self.lose();
+    });
   }
   void end() override {
     post([](Reply& self) { self.ended = true; });
@@ -81,6 +86,7 @@ class Reply final : public HttpReply, public std::enable_shared_from_this<Reply>
   std::string body;
   bool whole = false, ended = false, gone = false;
   std::deque<std::string> chunks;
+  size_t queued = 0;  // bytes in them
   std::function<void()> when_gone;
 
  private:
@@ -304,7 +310,9 @@ class Server final : public HttpServer {
       }
       std::string chunk = std::move(reply.chunks.front());
       reply.chunks.pop_front();
+      reply.queued -= chunk.size();
       if (chunk.empty()) continue;  // an empty chunk would be the end
+      const Deadline deadline(context_, stream, options_.write_seconds);
       co_await asio::async_write(stream, http::make_chunk(asio::buffer(chunk)),
                                  asio::redirect_error(asio::use_awaitable, ec));
     }

@@ -49,6 +49,7 @@ struct HttpOptions {
   uint16_t port = 8080;  // 0: any free one
   uint64_t max_body = uint64_t{64} << 20;
   int header_seconds = 30, body_seconds = 120, idle_seconds = 600;
+  int write_seconds = 60;        // for one chunk; a client that takes none for so long is gone
   std::string server = "hadal";  // the Server header
 };
 

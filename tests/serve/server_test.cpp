@@ -227,6 +227,18 @@ TEST(Server, AClientThatLeavesMakesRoom) {
   }
 }
 
+TEST(Server, AClientThatDoesNotReadMakesRoomToo) {
+  ServerOptions options;
+  options.limits.max_running = 1;
+  options.http.write_seconds = 1;
+  const Running running(options, false);
+  Client client(running);
+  client.send(post("/v1/chat/completions", ask("endless", 99000, true), ""));
+  client.read("reasoning_content");  // and never again: the socket's buffers fill
+  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("next", 3, false)))), 200);
+  EXPECT_EQ(client.read().find("[DONE]"), std::string::npos);  // it was given up, not written to its end
+}
+
 TEST(Server, ManyAtOnceGetWhatEachWouldGetAlone) {
   const Running running;
   constexpr int kClients = 24;
