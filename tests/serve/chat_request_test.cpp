@@ -137,8 +137,7 @@ TEST(ChatRequest, RefusalsNameFieldAndReason) {
             "Model Not Exist");  // every chunk would echo it
   EXPECT_NE(refusal(R"("stop":")" + std::string(20000, 's') + "\"").find("at most 16384 bytes"), std::string::npos);
   const std::string cut = refusal(R"("stream":"éééééééééééééééééééééééé")");
-  EXPECT_TRUE(json::parse("\"" + cut.substr(cut.find('`') + 1, 40) + "\"").ok() ||
-              cut.find("...`") != std::string::npos);
+  EXPECT_TRUE(json::parse(json::quote(cut)).ok()) << cut;  // cut between characters: still UTF-8
   EXPECT_EQ(refusal(R"("tools":[{"function":{"name":"f"}}],"tool_choice":"required")", {.strict = true}),
             "Thinking mode does not support this tool_choice");
 }
