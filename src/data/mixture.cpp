@@ -30,7 +30,7 @@ int weight_of(const Family& family) {
 
 }  // namespace
 
-std::vector<std::string> Mixture::names() { return {"base", "long", "tools", "sft"}; }
+std::vector<std::string> Mixture::names() { return {"base", "long", "tools", "skills", "sft"}; }
 
 std::vector<std::string> Mixture::environments() const {
   std::vector<std::string> ids;
@@ -72,6 +72,21 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
                      tasks(5, Form::kChat, true, kTalks),
                      tasks(more ? 15 : 8, Form::kChat, true, "tool"),
                      tasks(more ? 15 : 7, Form::kChat, false, "tool")};
+  } else if (name == "skills") {
+    m.components_ = {{.part = Part::kEnglish, .share = 5, .kinds = {}, .families = {}},
+                     {.part = Part::kPairs, .share = 5, .kinds = {}, .families = {}},
+                     tasks(16, Form::kSft, false, "copy reverse"),
+                     tasks(6, Form::kSft, true, "copy reverse"),
+                     tasks(4, Form::kSft, false, "add"),
+                     tasks(10, Form::kSft, true, "add"),
+                     tasks(14, Form::kSft, false, "recall-needle"),
+                     tasks(4, Form::kSft, true, "recall-needle"),
+                     tasks(8, Form::kChat, false, "json"),
+                     tasks(4, Form::kChat, true, "json"),
+                     tasks(2, Form::kSft, false, "talk"),
+                     tasks(2, Form::kSft, true, "talk"),
+                     tasks(10, Form::kChat, false, "tool"),
+                     tasks(10, Form::kChat, true, "tool")};
   } else if (name == "sft") {
     m.components_ = {tasks(15, Form::kSft, true, kTalks),   tasks(10, Form::kSft, true, kRules),
                      tasks(10, Form::kSft, true, "recall"), tasks(20, Form::kSft, false, kTalks),
@@ -80,12 +95,14 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
   } else {
     return Error{Code::kNotFound, fmt::format("mixture: expected one of {}, found {}", join(names()), name)};
   }
-  m.focused_ = name == "tools" || name == "sft";
+  m.focused_ = name == "tools" || name == "skills" || name == "sft";
   for (Component& component : m.components_) {
     if (component.part == Part::kEnglish && !corpus) component.part = Part::kStory;
     if (component.part != Part::kTasks) continue;
+    const std::string wanted = fmt::format(" {} ", component.kinds);
     for (const Family& family : families())
-      if (!family.held_out && fmt::format(" {} ", component.kinds).find(" " + family.kind + " ") != std::string::npos)
+      if (!family.held_out && (wanted.find(" " + family.kind + " ") != std::string::npos ||
+                               wanted.find(" " + family.id + " ") != std::string::npos))
         component.families.insert(component.families.end(), m.focused_ ? static_cast<size_t>(weight_of(family)) : 1,
                                   &family);
     HADAL_CHECK(!component.families.empty());

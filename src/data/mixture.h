@@ -4,6 +4,7 @@
 //   base   short texts: English, stories, families as text and as chat, pairs, recall nearby
 //   long   the same with recall up to the row's length, and tool tasks
 //   tools  the same with more tool tasks
+//   skills what everything else stands on: copying, adding, needles, JSON, tools; mostly conversations
 //   sft    conversations as released, weight on the assistant: thinking, plain, tools 35 : 35 : 30
 //
 // Without a corpus the share of English goes to stories. Rows hold whole documents; what is left at
@@ -47,7 +48,7 @@ class Mixture final : public Source {
     int share;  // percent of the text
     Form form = Form::kText;
     bool thinking = false;
-    std::string_view kinds;  // of families, separated by blanks
+    std::string_view kinds;  // of families, or their ids, separated by blanks
     bool tools = false;
     std::vector<const Family*> families;
     size_t bytes = 1;  // of a document, on average
@@ -60,7 +61,7 @@ class Mixture final : public Source {
   const text::Tokenizer* tokenizer_ = nullptr;
   const Corpus* corpus_ = nullptr;
   std::vector<Component> components_;
-  bool focused_ = false;  // tools and sft: easy tasks and a few families more often than others
+  bool focused_ = false;  // tools, skills and sft: easy tasks and a few families more often than others
   TokenId padding_ = 0;
 };
 
