@@ -1,6 +1,6 @@
 # hadal: `make run` talks to a model, `make test` proves the build. Both install what is missing (Debian 12).
 # `make trainer` and `make test-trainer`: the same with the trainer, which needs libtorch.
-.PHONY: build run serve test trainer test-trainer quick check verify-all verify-random long-run install asan tsan bench fuzz format clean deps trainer-deps
+.PHONY: build run serve test test-clients trainer test-trainer quick check verify-all verify-random long-run install asan tsan bench fuzz format clean deps trainer-deps
 
 PACKAGES = g++ cmake ninja-build pkg-config libfmt-dev libcli11-dev libedit-dev libssl-dev libboost1.81-dev libgtest-dev \
            python3 python3-numpy
@@ -63,6 +63,11 @@ ORACLE ?= ../shared/golden/oracle.py
 long-run: build/release/build.ninja
 	cmake --build --preset release --target model_long_run_test
 	HADAL_LONG_TOKENS=200000 build/release/tests/model_long_run_test
+
+# The official SDKs of OpenAI, Anthropic, Vercel and LangChain against a running server (docs/serving.md).
+test-clients: build/release/build.ninja
+	cmake --build --preset release --target stand_in
+	cd tests/clients && npm ci --no-audit --no-fund --silent && node --test --test-reporter=spec clients.test.mjs
 
 install: build
 	cmake --install build/release --prefix $(PREFIX)
