@@ -1,6 +1,7 @@
 #include "serve/server.h"
 
 #include <fmt/format.h>
+#include <zlib.h>
 
 #include <algorithm>
 #include <chrono>
@@ -41,6 +42,41 @@ int depth_of(const json::Value& value) {
   if (value.is_object())
     for (const auto& [key, item] : value.as_object()) deepest = std::max(deepest, depth_of(item));
   return deepest + 1;
+}
+
+// gzip and deflate, up to `most` bytes. false: the error says why.
+bool inflate_body(const std::string& encoding, const std::string& packed, uint64_t most, std::string& out,
+                  ApiError& error) {
+  if (encoding != "gzip" && encoding != "deflate" && encoding != "x-gzip") {
+    error = {.status = 415, .message = "Unsupported content-encoding: expected gzip or deflate, found " + encoding};
+    return false;
+  }
+  z_stream stream{};
+  constexpr int kEitherHeader = 15 + 32;
+  if (inflateInit2(&stream, kEitherHeader) != Z_OK) {
+    error = {.status = 500, .type = "server_error", .code = "server_error", .message = "zlib cannot start"};
+    return false;
+  }
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(packed.data()));
+  stream.avail_in = static_cast<uInt>(packed.size());
+  char buffer[65536];
+  int state = Z_OK;
+  while (state == Z_OK && out.size() <= most) {
+    stream.next_out = reinterpret_cast<Bytef*>(buffer);
+    stream.avail_out = sizeof buffer;
+    state = ::inflate(&stream, Z_NO_FLUSH);
+    out.append(buffer, sizeof buffer - stream.avail_out);
+  }
+  inflateEnd(&stream);
+  if (out.size() > most) {
+    error = {.status = 413, .message = fmt::format("Request body too large: more than {} bytes", most)};
+  } else if (state != Z_STREAM_END) {
+    error =
+        invalid(fmt::format("Failed to deserialize the JSON body into the target type: it is no {} data", encoding));
+  } else {
+    return true;
+  }
+  return false;
 }
 
 class ServerImpl final : public Server {
@@ -163,11 +199,17 @@ class ServerImpl final : public Server {
 
   std::optional<json::Value> body_of(const HttpRequest& request, HttpReply& reply, const std::string& id,
                                      ErrorStyle style = ErrorStyle::kOpenAi) {
+    std::string inflated;
+    const std::string* text = &request.body;
     if (const std::string encoding = request.header("content-encoding"); !encoding.empty() && encoding != "identity") {
-      send_error(reply, {.status = 415, .message = "Unsupported content-encoding: expected none"}, id, style);
-      return std::nullopt;
+      ApiError error;
+      if (!inflate_body(encoding, request.body, options_.http.max_body, inflated, error)) {
+        send_error(reply, error, id, style);
+        return std::nullopt;
+      }
+      text = &inflated;
     }
-    auto parsed = json::parse(request.body);
+    auto parsed = json::parse(*text);
     if (parsed.ok() && depth_of(parsed.value()) <= kMostDepth) return std::move(parsed).value();
     send_error(reply,
                invalid("Failed to deserialize the JSON body into the target type: " +

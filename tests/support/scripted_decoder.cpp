@@ -30,6 +30,26 @@ std::string trimmed(std::string_view text) {
                                          : std::string(text.substr(begin, text.find_last_not_of(" \n") + 1 - begin));
 }
 
+// Where the object that begins at `open` ends; npos: nowhere.
+size_t object_end(std::string_view text, size_t open) {
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = open; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      in_string = c != '"';
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '{') {
+      ++depth;
+    } else if (c == '}' && --depth == 0) {
+      return i;
+    }
+  }
+  return std::string_view::npos;
+}
+
 std::vector<std::string> parts_of(const std::string& text, const std::string& divider) {
   std::vector<std::string> parts;
   size_t begin = 0;
@@ -76,7 +96,7 @@ std::string scripted_answer(const std::string& prompt) {
     std::vector<std::string> calls;
     for (const std::string& one : parts_of(steps[n_results], "AND ")) {
       const size_t name = std::string("CALL ").size(), space = one.find(' ', name), open = one.find('{');
-      const size_t end = one.rfind('}');
+      const size_t end = open == std::string::npos ? open : object_end(one, open);
       if (space == std::string::npos || open == std::string::npos || end == std::string::npos) return before + "What?";
       const auto arguments = json::parse(one.substr(open, end + 1 - open));
       if (!arguments.ok() || !arguments.value().is_object()) return before + "What?";
