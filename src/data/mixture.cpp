@@ -128,7 +128,9 @@ Result<std::unique_ptr<Source>> Mixture::open(const json::Value& description, co
   std::string name, tokenizer_path, corpus_path;
   const std::pair<const char*, std::string*> keys[] = {
       {"name", &name}, {"tokenizer", &tokenizer_path}, {"corpus", &corpus_path}};
-  for (const auto& [key, value] : description.as_object()) {
+  for (const auto& member : description.as_object()) {
+    const std::string& key = member.first;  // clang 14 lets no lambda capture a binding
+    const json::Value& value = member.second;
     if (key == "kind") continue;
     const auto found = std::find_if(std::begin(keys), std::end(keys), [&](const auto& k) { return key == k.first; });
     if (found == std::end(keys)) return Error{Code::kInvalid, fmt::format("{}: {}: no such key", where, key)};

@@ -52,7 +52,9 @@ Row Recall::row(uint64_t seed, uint64_t step, uint64_t row_index, int length) co
 
 Result<std::unique_ptr<Source>> Recall::open(const json::Value& description, const std::string& where) {
   RecallOptions options;
-  for (const auto& [name, value] : description.as_object()) {
+  for (const auto& member : description.as_object()) {
+    const std::string& name = member.first;  // clang 14 lets no lambda capture a binding
+    const json::Value& value = member.second;
     if (name == "kind") continue;
     const std::pair<const char*, int*> integers[] = {{"keys", &options.keys},
                                                      {"values", &options.values},

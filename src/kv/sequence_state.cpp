@@ -39,7 +39,7 @@ class Reader {
   Status take(void* into, int64_t n) {
     if (n < 0 || static_cast<uint64_t>(n) > rest_.size())
       return Error{Code::kCorrupt, fmt::format("{}: expected {} more bytes, found {}", what_, n, rest_.size())};
-    std::memcpy(into, rest_.data(), static_cast<size_t>(n));
+    if (n > 0) std::memcpy(into, rest_.data(), static_cast<size_t>(n));  // no entries: there may be no place for them
     rest_.remove_prefix(static_cast<size_t>(n));
     return {};
   }
