@@ -24,7 +24,8 @@ function icon(name) {
 }
 
 const count = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
-const seconds = (ms) => (ms < 10000 ? (ms / 1000).toFixed(1) : Math.round(ms / 1000)) + " s";
+const seconds = (ms) => (ms < 995 ? Math.round(ms) + " ms" : (ms / 1000).toFixed(ms < 9950 ? 1 : 0) + " s");
+const figure = (n) => n.toLocaleString("en", { maximumFractionDigits: n < 100 ? 1 : 0 });
 function bytes(n) {
   for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]])
     if (n >= size) return (n / size).toFixed(n < 10 * size ? 1 : 0) + " " + unit;
@@ -608,7 +609,7 @@ function updateAnswer(message) {
   parts.fold.hidden = !message.reasoning;
   const time = thinks && run.first ? now - run.first : message.thinkMs;
   parts.summary.textContent =
-    thinks ? `Thinking for ${seconds(time || 0)}` : time ? `Thought for ${seconds(time)}` : "Thought";
+    (thinks ? "Thinking" : "Thought") + (time >= 1000 ? ` for ${seconds(time)}` : thinks ? "" : " for a moment");
   parts.summary.classList.toggle("busy", Boolean(thinks));
   if (parts.reasoning.textContent !== message.reasoning) parts.reasoning.textContent = message.reasoning;
 
@@ -624,10 +625,7 @@ function updateAnswer(message) {
 function showState(message, parts, run, now) {
   let text = "";
   let kind = "wait";
-  if (run && !run.first) {
-    text = `Waiting for ${seconds(now - run.began)}`;
-    if (now - run.began < 1000) text = "Waiting";
-  }
+  if (run && !run.first) text = now - run.began < 1000 ? "Waiting" : `Waiting for ${seconds(now - run.began)}`;
   if (run && now - run.heard > 30000) text = `No sign of life from the server for ${seconds(now - run.heard)}`;
   if (!run && message.error) [text, kind] = [message.error, "bad"];
   else if (!run && message.stopped) [text, kind] = ["Stopped.", "note"];
@@ -692,7 +690,7 @@ function showFoot(message, parts) {
   const facts = [];
   if (usage) {
     const tokens = usage.completion_tokens;
-    if (tokens > 1 && message.streamMs > 0) facts.push(`${((tokens - 1) / message.streamMs * 1000).toFixed(1)} tokens/s`);
+    if (tokens > 1 && message.streamMs > 0) facts.push(`${figure((tokens - 1) / message.streamMs * 1000)} tokens/s`);
     facts.push(count(tokens, "token"));
     const thought = usage.completion_tokens_details?.reasoning_tokens;
     if (thought) facts.push(`${thought.toLocaleString("en")} of thought`);
@@ -940,7 +938,7 @@ function showLive() {
     dot.dataset.state = runs || waiting ? "busy" : "idle";
     $("live-state").textContent = runs || waiting ? `${runs} running` + (waiting ? `, ${waiting} waiting` : "") : "Idle";
     $("live-figures").textContent =
-      (stats.tokens_per_second >= 0.05 ? stats.tokens_per_second.toFixed(0) + " tokens/s · " : "") + bytes(stats.resident_bytes);
+      (stats.tokens_per_second >= 0.05 ? figure(stats.tokens_per_second) + " tokens/s · " : "") + bytes(stats.resident_bytes);
   }
   if ($("server").open) showServer();
 }
@@ -954,7 +952,7 @@ function showServer() {
     Model: stats.model,
     Window: `${number(stats.context_length)} tokens`,
     "Prompt encoding": stats.encoding,
-    Now: `${stats.running} running, ${stats.waiting} waiting, ${stats.tokens_per_second.toFixed(1)} tokens/s`,
+    Now: `${stats.running} running, ${stats.waiting} waiting, ${figure(stats.tokens_per_second)} tokens/s`,
     "Tokens written": `${number(stats.tokens)} in ${count(stats.finished, "answer")}`,
     "Tokens read": `${number(stats.prompt_tokens)}, of them ${number(stats.cached_tokens)} from memory`,
     Memory: `${bytes(stats.resident_bytes)} in all`,
