@@ -356,8 +356,10 @@ const tests = {
       finish("stop", { prompt_tokens: 212, completion_tokens: 168, prompt_cache_hit_tokens: 128 }));
     await ask(page, "Why is the sea salty?");
     await page.getByText("168 tokens").waitFor();
-    const wide = await page.evaluate(() => document.documentElement.scrollWidth);
-    assert.equal(wide, 390);
+    const wide = await page.evaluate(() => [...document.querySelectorAll("main *")].filter((element) =>
+      !element.closest(".wide, .code pre") && element.getBoundingClientRect().right > 390.5).map((element) => element.outerHTML.slice(0, 80)));
+    assert.deepEqual(wide, []);
+    assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 390);
     await picture(page, "phone-answer");
     await page.click("#sidebar-open");
     await page.locator("#live").waitFor({ state: "visible" });
