@@ -64,7 +64,8 @@ Result<int> run_serve(const ServeOptions& options) {
       "fp_" + fmt::format("{:010x}", std::hash<std::string>{}(server_options.rules.model) & 0xFFFFFFFFFFu);
   server_options.temperature = engine->defaults().temperature;
   server_options.top_p = engine->defaults().top_p;
-  if (auto card = read_file(options.model + "/README.md", 1 << 20); card.ok()) server_options.card = std::move(card).value();
+  if (auto card = read_file(options.model + "/README.md", 1 << 20); card.ok())
+    server_options.card = std::move(card).value();
   const auto server = HADAL_TRY(serve::Server::open(*engine, tokenizer, server_options));
   g_server.store(server.get());
   signal(SIGPIPE, SIG_IGN);

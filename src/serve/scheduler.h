@@ -11,8 +11,8 @@
 //   resident    a new prompt goes on from the longest resting state that is its true prefix, of the same key and user
 //
 // Time comes from the caller, in seconds of any clock that does not go back: tests drive a virtual one.
-// Threads: step() and counters() by one thread, the decoder's; submit(), cancel(), drain(), seen() by any. Sinks are called
-// from step() and must not block.
+// Threads: step() and counters() by one thread, the decoder's; submit(), cancel(), drain(), seen() by any. Sinks are
+// called from step() and must not block.
 #pragma once
 
 #include <atomic>

@@ -139,11 +139,16 @@ class ServerImpl final : public Server {
       void (ServerImpl::*serve)(const HttpRequest&, const std::shared_ptr<HttpReply>&, const std::string&);
     };
     static constexpr Route kRoutes[] = {
-        {"/chat/completions", "POST", &ServerImpl::chat}, {"/models", "GET", &ServerImpl::models},
-        {"/health", "GET", &ServerImpl::health},          {"/healthz", "GET", &ServerImpl::health},
-        {"/ready", "GET", &ServerImpl::health},           {"/version", "GET", &ServerImpl::version},
-        {"/tokenize", "POST", &ServerImpl::tokenize},     {"/detokenize", "POST", &ServerImpl::detokenize},
-        {"/stats", "GET", &ServerImpl::stats},            {"/card", "GET", &ServerImpl::card},
+        {"/chat/completions", "POST", &ServerImpl::chat},
+        {"/models", "GET", &ServerImpl::models},
+        {"/health", "GET", &ServerImpl::health},
+        {"/healthz", "GET", &ServerImpl::health},
+        {"/ready", "GET", &ServerImpl::health},
+        {"/version", "GET", &ServerImpl::version},
+        {"/tokenize", "POST", &ServerImpl::tokenize},
+        {"/detokenize", "POST", &ServerImpl::detokenize},
+        {"/stats", "GET", &ServerImpl::stats},
+        {"/card", "GET", &ServerImpl::card},
     };
     if (serve_page(request, *reply, common_headers(id))) return;
     if (request.method == "HEAD" && path == "/") return reply->send(200, common_headers(id), "");

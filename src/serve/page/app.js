@@ -125,7 +125,7 @@ function fresh() {
 
 // ---- Markdown ----
 
-const markdown = markdownit({ html: false, linkify: true, breaks: true, maxNesting: 40 });
+const markdown = markdownit({ html: false, linkify: true, maxNesting: 40 });
 // Nothing is loaded from elsewhere: an image is a link to it.
 markdown.renderer.rules.image = (tokens, i) => {
   const escape = markdown.utils.escapeHtml;
@@ -150,7 +150,9 @@ const kAllowed = {
   RETURN_DOM_FRAGMENT: true,
 };
 
-function render(text) {
+// breaks: a single line break is one, as in what models write; texts wrapped by hand mean none by it.
+function render(text, breaks = true) {
+  markdown.set({ breaks });
   const fragment = DOMPurify.sanitize(markdown.render(text), kAllowed);
   for (const link of fragment.querySelectorAll("a")) {
     const target = link.getAttribute("href") || "";
@@ -511,7 +513,7 @@ function showConversation() {
     list.replaceChildren(
       ...messages.filter((message) => message.role !== "tool").map((message) =>
         message.role === "user" ? userElement(message) : answerElement(message, message === last)));
-    // Results without an answer: the answer was deleted by an error of ours, or a page that closed in between.
+    // A page that closed at the wrong moment.
     if (messages.at(-1).role !== "assistant" && !running.has(current.id))
       list.append(h("p", { class: "notice" }, "No answer yet. ",
                     h("button", { type: "button", class: "link", onclick: () => generate(current) }, "Ask for it")));
@@ -690,12 +692,12 @@ function showFoot(message, parts) {
   const facts = [];
   if (usage) {
     const tokens = usage.completion_tokens;
-    if (tokens > 1 && message.streamMs > 0) facts.push(`${figure((tokens - 1) / message.streamMs * 1000)} tokens/s`);
+    if (tokens > 1 && message.streamMs > 10) facts.push(`${figure((tokens - 1) / message.streamMs * 1000)} tokens/s`);
     facts.push(count(tokens, "token"));
     const thought = usage.completion_tokens_details?.reasoning_tokens;
     if (thought) facts.push(`${thought.toLocaleString("en")} of thought`);
   }
-  if (message.firstMs !== undefined) facts.push(`first after ${seconds(message.firstMs)}`);
+  if (message.firstMs !== undefined) facts.push(`first one after ${seconds(message.firstMs)}`);
   if (usage) {
     const cached = usage.prompt_cache_hit_tokens ?? usage.prompt_tokens_details?.cached_tokens ?? 0;
     facts.push(`${cached.toLocaleString("en")} of ${count(usage.prompt_tokens, "prompt token")} cached`);
@@ -938,7 +940,7 @@ function showLive() {
     dot.dataset.state = runs || waiting ? "busy" : "idle";
     $("live-state").textContent = runs || waiting ? `${runs} running` + (waiting ? `, ${waiting} waiting` : "") : "Idle";
     $("live-figures").textContent =
-      (stats.tokens_per_second >= 0.05 ? figure(stats.tokens_per_second) + " tokens/s · " : "") + bytes(stats.resident_bytes);
+      (runs ? figure(stats.tokens_per_second) + " tokens/s · " : "") + bytes(stats.resident_bytes);
   }
   if ($("server").open) showServer();
 }
@@ -969,7 +971,7 @@ async function openServer() {
   showServer();
   try {
     const text = await (await request("card")).text();
-    $("card").replaceChildren(render(text.replace(/^---\n[^]*?\n---\n/, "")));
+    $("card").replaceChildren(render(text.replace(/^---\n[^]*?\n---\n/, ""), false));
   } catch {
     $("card").replaceChildren();  // a model without a card
   }
