@@ -164,6 +164,7 @@ const tests = {
     await page.fill("#system", "Be brief.");
     await page.fill("#temperature", "0.5");
     await page.fill("#max-tokens", "77");
+    await picture(page, "settings-light");
     await page.click("#settings-save");
     await ask(page, "x");
     await page.getByText("a", { exact: true }).waitFor();
@@ -280,6 +281,20 @@ const tests = {
     assert.equal(await page.locator("#list li").count(), 1);
   },
 
+  async "a second tab shows what the first wrote"() {
+    const page = await newPage();
+    await visit(page);
+    const second = await page.context().newPage();
+    await second.goto(url);
+    await scripted(page, event({ content: "seen twice" }) + finish("stop"));
+    await ask(page, "two tabs");
+    await second.locator("#list button").getByText("two tabs").click();
+    await second.getByText("seen twice", { exact: true }).waitFor();
+    await page.click("#more");
+    await page.click("#delete");
+    await second.waitForFunction(() => !document.querySelector("#list li"));
+  },
+
   async "a full storage is said, and the page works on"() {
     const page = await newPage();
     await visit(page);
@@ -331,6 +346,7 @@ const tests = {
     await visit(page);
     const ground = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
     const dark = await ground();
+    await picture(page, "welcome-dark");
     await page.click("#theme");
     const light = await ground();
     assert.notEqual(dark, light);

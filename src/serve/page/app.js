@@ -351,7 +351,7 @@ async function generate(chat) {
   };
   const clock = setInterval(() => {
     if (chat === current) updateAnswer(answer);
-    if (performance.now() - (run.saved || run.began) > 1000) {
+    if (conversations.has(chat.id) && performance.now() - (run.saved || run.began) > 1000) {
       run.saved = performance.now();
       save(chat);
     }
@@ -630,6 +630,7 @@ function showState(message, parts, run, now) {
   if (run && !run.first) text = now - run.began < 1000 ? "Waiting" : `Waiting for ${seconds(now - run.began)}`;
   if (run && now - run.heard > 30000) text = `No sign of life from the server for ${seconds(now - run.heard)}`;
   if (!run && message.error) [text, kind] = [message.error, "bad"];
+  else if (!run && message.pending) text = "Being written in another tab";
   else if (!run && message.stopped) [text, kind] = ["Stopped.", "note"];
   else if (!run && message.finish === "length") [text, kind] = ["Cut at the limit of tokens.", "note"];
   else if (!run && message.finish && message.finish !== "stop" && message.finish !== "tool_calls")
@@ -692,7 +693,9 @@ function showFoot(message, parts) {
   const facts = [];
   if (usage) {
     const tokens = usage.completion_tokens;
-    if (tokens > 1 && message.streamMs > 10) facts.push(`${figure((tokens - 1) / message.streamMs * 1000)} tokens/s`);
+    // A short answer arrives in one piece: then its rate is that of the whole, the prompt included.
+    const [n, ms] = message.streamMs > 50 ? [tokens - 1, message.streamMs] : [tokens, message.firstMs + message.streamMs];
+    if (n > 0 && ms > 0) facts.push(`${figure(n / ms * 1000)} tokens/s`);
     facts.push(count(tokens, "token"));
     const thought = usage.completion_tokens_details?.reasoning_tokens;
     if (thought) facts.push(`${thought.toLocaleString("en")} of thought`);
@@ -707,7 +710,7 @@ function showFoot(message, parts) {
   parts.foot.replaceChildren(
     h("div", { class: "actions" },
       message.content && button("Copy", "copy", (target) => copy(message.content, target)),
-      parts.isLast && button("Regenerate", "again", () => regenerate(message))),
+      parts.isLast && !message.error && button("Regenerate", "again", () => regenerate(message))),
     h("div", { class: "facts" }, ...facts.map((fact) => h("span", {}, fact))));
 }
 
@@ -909,6 +912,7 @@ async function loadModels() {
     return;  // the live view says that the server is not there, and asks again
   }
   $("model").replaceChildren(...models.map((id) => h("option", { value: id }, id)));
+  $("model").parentElement.classList.toggle("single", models.length < 2);
   if (!models.includes(current.model)) current.model = models[0] || "";
   $("model").value = current.model;
 }
