@@ -1,8 +1,8 @@
 # hadal: `make run` talks to a model, `make test` proves the build. Both install what is missing (Debian 12).
 # `make trainer` and `make test-trainer`: the same with the trainer, which needs libtorch.
-.PHONY: build run serve test test-web trainer test-trainer quick check verify-all verify-random long-run install asan tsan bench fuzz format clean deps trainer-deps
+.PHONY: build run serve test test-web test-clients test-agents trainer test-trainer quick check verify-all verify-random long-run install asan tsan bench fuzz format clean deps trainer-deps
 
-PACKAGES = g++ cmake ninja-build pkg-config libfmt-dev libcli11-dev libedit-dev libssl-dev libboost1.81-dev libgtest-dev \
+PACKAGES = g++ cmake ninja-build pkg-config libfmt-dev libcli11-dev libedit-dev libssl-dev libboost1.81-dev zlib1g-dev libgtest-dev \
            python3 python3-numpy
 TRAINER_PACKAGES = libtorch-dev libopenblas0-pthread libgloo-dev
 PREFIX ?= /usr/local
@@ -71,6 +71,19 @@ ORACLE ?= ../shared/golden/oracle.py
 long-run: build/release/build.ninja
 	cmake --build --preset release --target model_long_run_test
 	HADAL_LONG_TOKENS=200000 build/release/tests/model_long_run_test
+
+# The official SDKs of OpenAI, Anthropic, Vercel and LangChain against a running server (docs/serving.md).
+test-clients test-agents: PACKAGES += $(if $(shell command -v npm),,nodejs npm)
+test-clients: build/release/build.ninja
+	cmake --build --preset release --target stand_in
+	cd tests/clients && npm ci --no-audit --no-fund --silent && node --test --test-reporter=spec clients.test.mjs
+
+# Claude Code, Codex and opencode, a two-step tool loop each; 1 GB of packages in build/agents.
+AGENTS = @anthropic-ai/claude-code@2.1.197 @openai/codex@0.169.0 opencode-ai@1.18.33
+test-agents: build/release/build.ninja
+	cmake --build --preset release --target stand_in
+	npm install --prefix build/agents --no-audit --no-fund --silent $(AGENTS)
+	cd tests/clients && AGENTS=$(CURDIR)/build/agents node --test --test-reporter=spec agents.test.mjs
 
 install: build
 	cmake --install build/release --prefix $(PREFIX)

@@ -1,9 +1,12 @@
 #include "checkpoint/summary.h"
 
+#include <fmt/format.h>
 #include <openssl/evp.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
+#include <vector>
 
 namespace hadal::checkpoint {
 namespace {
@@ -84,28 +87,73 @@ Summary summarise(const Checkpoint& checkpoint) {
                 });
 }
 
+namespace {
+
+class Sha256 {
+ public:
+  Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
+    works_ = context_ && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1;
+  }
+  bool works() const { return works_; }
+  void add(const void* data, size_t size) { EVP_DigestUpdate(context_.get(), data, size); }
+  std::string hex() {
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned size = 0;
+    EVP_DigestFinal_ex(context_.get(), digest, &size);
+    static constexpr char kHex[] = "0123456789abcdef";
+    std::string text;
+    for (unsigned i = 0; i < size; ++i) {
+      text += kHex[digest[i] >> 4];
+      text += kHex[digest[i] & 15];
+    }
+    return text;
+  }
+
+ private:
+  std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_;
+  bool works_ = false;
+};
+const Error kNoSha256{Code::kIo, "SHA-256 is not available"};
+
+}  // namespace
+
 Result<std::string> sha256_of_file(const FileMap& file, const std::function<void(uint64_t)>& progress) {
-  const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
-  if (!context || EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) != 1)
-    return Error{Code::kIo, "SHA-256 is not available"};
+  Sha256 hash;
+  if (!hash.works()) return kNoSha256;
   constexpr uint64_t kStep = uint64_t{64} << 20;
   const auto bytes = file.bytes();
   for (uint64_t begin = 0; begin < bytes.size(); begin += kStep) {
     const uint64_t n = std::min<uint64_t>(kStep, bytes.size() - begin);
     file.populate(begin, n);
-    EVP_DigestUpdate(context.get(), bytes.data() + begin, n);
+    hash.add(bytes.data() + begin, n);
     if (progress) progress(begin + n);
   }
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned size = 0;
-  EVP_DigestFinal_ex(context.get(), digest, &size);
-  static constexpr char kHex[] = "0123456789abcdef";
-  std::string text;
-  for (unsigned i = 0; i < size; ++i) {
-    text += kHex[digest[i] >> 4];
-    text += kHex[digest[i] & 15];
+  return hash.hex();
+}
+
+Result<std::string> sampled_fingerprint(const std::string& directory) {
+  Sha256 hash;
+  if (!hash.works()) return kNoSha256;
+  std::vector<std::string> paths;
+  std::error_code ec;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, ec))
+    if (const auto extension = entry.path().extension(); extension == ".safetensors" || extension == ".json")
+      paths.push_back(entry.path().string());
+  if (ec || paths.empty()) return Error{Code::kIo, fmt::format("{}: no checkpoint to fingerprint", directory)};
+  std::sort(paths.begin(), paths.end());
+  constexpr uint64_t kBlock = 4096, kHead = uint64_t{1} << 20, kSamples = 64;
+  for (const std::string& path : paths) {
+    const FileMap file = HADAL_TRY(FileMap::open(path));
+    const auto bytes = file.bytes();
+    const std::string name = fmt::format("{} {}\n", std::filesystem::path(path).filename().string(), bytes.size());
+    hash.add(name.data(), name.size());
+    hash.add(bytes.data(), std::min<uint64_t>(kHead, bytes.size()));
+    for (uint64_t i = 0; bytes.size() > kHead && i < kSamples; ++i) {
+      const uint64_t begin = bytes.size() / kSamples * i;
+      hash.add(bytes.data() + begin, std::min<uint64_t>(kBlock, bytes.size() - begin));
+    }
   }
-  return text;
+  return hash.hex();
 }
 
 }  // namespace hadal::checkpoint

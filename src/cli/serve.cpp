@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "checkpoint/plan.h"
+#include "checkpoint/summary.h"
 #include "cli/commands.h"
 #include "cli/model_option.h"
 #include "cli/terminal.h"
@@ -16,6 +17,8 @@
 
 namespace hadal::cli {
 namespace {
+
+constexpr int kArithmeticVersion = 1;  // docs/numerics.md
 
 struct ServeOptions {
   std::string model, host = "127.0.0.1", isa = "auto", encoding = "auto";
@@ -60,8 +63,9 @@ Result<int> run_serve(const ServeOptions& options) {
   server_options.encoding = options.encoding == "auto" ? HADAL_TRY(text::encoding_of_checkpoint(options.model))
                                                        : HADAL_TRY(text::encoding_by_name(options.encoding));
   server_options.version = "hadal 0.1.0";
-  server_options.fingerprint =
-      "fp_" + fmt::format("{:010x}", std::hash<std::string>{}(server_options.rules.model) & 0xFFFFFFFFFFu);
+  // Changes when answers may: with the checkpoint, or with the arithmetic (docs/numerics.md).
+  server_options.fingerprint = "fp_" + HADAL_TRY(checkpoint::sampled_fingerprint(options.model)).substr(0, 8) +
+                               fmt::format("{:02x}", kArithmeticVersion);
   server_options.temperature = engine->defaults().temperature;
   server_options.top_p = engine->defaults().top_p;
   if (auto card = read_file(options.model + "/README.md", 1 << 20); card.ok())
@@ -71,9 +75,15 @@ Result<int> run_serve(const ServeOptions& options) {
   signal(SIGPIPE, SIG_IGN);
   signal(SIGINT, on_signal);
   signal(SIGTERM, on_signal);
-  const std::string url = fmt::format("http://{}:{}", options.host, server->port());
-  fmt::print("{} serves {} to browsers; Ctrl-C ends it\n  export OPENAI_BASE_URL={}/v1 OPENAI_API_KEY=local\n", url,
-             server_options.rules.model, url);
+  const bool is_v6 = options.host.find(':') != std::string::npos;
+  const std::string url =
+      fmt::format("http://{}{}{}:{}", is_v6 ? "[" : "", options.host, is_v6 ? "]" : "", server->port());
+  fmt::print(
+      "{} serves {}; Ctrl-C ends it\n"
+      "  Browsers:          {}/\n"
+      "  OpenAI clients:    export OPENAI_BASE_URL={}/v1 OPENAI_API_KEY=local\n"
+      "  Anthropic clients: export ANTHROPIC_BASE_URL={}/anthropic ANTHROPIC_AUTH_TOKEN=local\n",
+      url, server_options.rules.model, url, url, url);
   std::fflush(stdout);
   server->run();
   g_server.store(nullptr);

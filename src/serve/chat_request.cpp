@@ -1,14 +1,12 @@
 #include "serve/chat_request.h"
 
 #include <fmt/format.h>
-#include <openssl/evp.h>
 
 #include <algorithm>
 #include <array>
-#include <set>
 
 #include "serve/body.h"
-#include "serve/catalog.h"
+#include "serve/request_fields.h"
 
 namespace hadal::serve {
 namespace {
@@ -19,12 +17,6 @@ constexpr std::array<std::string_view, 7> kRoles = {"system",    "user",     "as
                                                     "developer", "function", "latest_reminder"};
 const Value kEmpty{json::Object{}};
 constexpr std::string_view kRoleNames = "`system`, `user`, `assistant`, `tool`, `latest_reminder`";
-
-bool is_tool_name(std::string_view name) {
-  return !name.empty() && name.size() <= 128 && std::all_of(name.begin(), name.end(), [](unsigned char c) {
-    return std::isalnum(c) || c == '_' || c == '-' || c == '.' || c == ':';
-  });
-}
 
 // The reasoning of an assistant message, under any of the names that clients use.
 std::optional<std::string> reasoning_of(const Value& message) {
@@ -96,20 +88,11 @@ void read_message(Body& body, const Value& message, const std::string& path, boo
 void read_tools(Body& body, const RequestRules& rules, Turn& turn) {
   const json::Array* tools = body.list("tools");
   const json::Array* functions = tools ? nullptr : body.list("functions");  // their names before 2024
-  std::set<std::string> names;
   const auto add = [&](const Value& function, const std::string& path) {
     Body fields(function, path);
-    const auto name = fields.text("name");
-    if (!fields.error() && !name) fields.refuse("", "missing field `name`");
-    if (name && !is_tool_name(*name))
-      fields.fail(invalid(
-          fmt::format("Invalid '{}.name': expected 1 to 128 letters, digits, '_' or '-', found '{}'", path, *name),
-          fields.path("name")));
-    if (name && !names.insert(*name).second)
-      fields.fail(invalid(fmt::format("Invalid '{}.name': '{}' is there twice", path, *name), fields.path("name")));
     fields.object("parameters");
     if (fields.error()) return body.fail(*fields.error());
-    turn.tools.push_back(function);
+    add_tool(body, function, path, turn);
   };
   if (tools)
     for (size_t i = 0; i < tools->size(); ++i) {
@@ -122,17 +105,9 @@ void read_tools(Body& body, const RequestRules& rules, Turn& turn) {
     }
   if (functions)
     for (size_t i = 0; i < functions->size(); ++i) add((*functions)[i], fmt::format("functions[{}]", i));
-  if (turn.tools.size() > kMostTools)
-    body.fail(
-        invalid(fmt::format("Invalid 'tools': expected at most {}, found {}", kMostTools, turn.tools.size()), "tools"));
 
   const Value* choice = body.find(tools || !functions ? "tool_choice" : "function_call");
   if (!choice) return;
-  const auto named = [&](const std::string& name) {
-    if (!names.contains(name))
-      return body.fail(invalid(fmt::format("Invalid 'tool_choice': no tool is named '{}'", name), "tool_choice"));
-    turn.tool_choice = {ToolChoice::Kind::kNamed, name};
-  };
   if (choice->is_string()) {
     const std::string& word = choice->as_string();
     if (word == "none") {
@@ -147,7 +122,7 @@ void read_tools(Body& body, const RequestRules& rules, Turn& turn) {
     const Value* name = function && function->is_object() ? function->find("name") : choice->find("name");
     const Value* type = choice->find("type");
     if (name && name->is_string()) {
-      named(name->as_string());
+      turn.tool_choice = {ToolChoice::Kind::kNamed, name->as_string()};
     } else if (type && type->is_string() && (type->as_string() == "any" || type->as_string() == "required")) {
       turn.tool_choice.kind = ToolChoice::Kind::kRequired;
     } else if (type && type->is_string() && type->as_string() == "none") {
@@ -158,12 +133,7 @@ void read_tools(Body& body, const RequestRules& rules, Turn& turn) {
   } else {
     body.mistype("tool_choice", *choice, "a string or a map");
   }
-  const bool forced =
-      turn.tool_choice.kind == ToolChoice::Kind::kRequired || turn.tool_choice.kind == ToolChoice::Kind::kNamed;
-  if (forced && turn.tools.empty())
-    body.fail(invalid("Invalid 'tool_choice': it asks for a tool and there are no tools", "tool_choice"));
-  if (forced && turn.thinks() && rules.strict)
-    body.fail(invalid("Thinking mode does not support this tool_choice", "tool_choice"));
+  check_choice(body, rules, turn);
 }
 
 // thinking.type, else an effort, else what the model's name means (api.md 1.5).
@@ -187,20 +157,13 @@ void read_thinking(Body& body, bool thinks_by_name, Turn& turn) {
       body.mistype("thinking", *thinking, "a map");
     }
   }
-  std::optional<Effort> effort;
-  const auto set_effort = [&](std::string_view path, const std::string& name) {
-    effort = effort_by_name(name);
-    if (!effort)
-      body.refuse(path, fmt::format("unknown variant `{}`, expected one of `none`, `minimal`, `low`, `medium`, `high`, "
-                                    "`xhigh`, `max`",
-                                    name));
-  };
-  if (const auto name = body.text("reasoning_effort")) set_effort("reasoning_effort", *name);
+  std::optional<Effort> effort = read_effort(body, "reasoning_effort");
   if (const Value* template_ = body.object("chat_template_kwargs")) {  // as other servers spell it
+    Body inner(*template_, "chat_template_kwargs");
     for (const char* key : {"thinking", "enable_thinking"})
       if (const Value* value = template_->find(key); value && value->is_bool() && !thinks) thinks = value->as_bool();
-    if (const Value* value = template_->find("reasoning_effort"); value && value->is_string() && !effort)
-      set_effort("chat_template_kwargs.reasoning_effort", value->as_string());
+    if (!effort) effort = read_effort(inner, "reasoning_effort");
+    if (inner.error()) body.fail(*inner.error());
   }
   if (!thinks) thinks = effort ? *effort != Effort::kOff : thinks_by_name;
   turn.effort = !*thinks ? Effort::kOff : effort && *effort != Effort::kOff ? *effort : Effort::kHigh;
@@ -229,65 +192,8 @@ void read_format(Body& body, Turn& turn) {
   if (fields.error()) body.fail(*fields.error());
 }
 
-void read_sampling(Body& body, const RequestRules& rules, Turn& turn) {
-  const auto ranged = [&](const char* key, float& out, double low, double high, bool open, const char* range) {
-    const auto value = body.number(key);
-    if (!value) return;
-    if (!(*value >= low && *value <= high) || (open && *value == low))
-      return body.fail(invalid(fmt::format("Invalid {} value, the valid range of {} is {}", key, key, range), key));
-    out = static_cast<float>(*value);
-  };
+void read_logprobs(Body& body, Turn& turn) {
   sample::Options& s = turn.sampling;
-  ranged("temperature", s.temperature, 0, 2, false, "[0, 2]");
-  ranged("top_p", s.top_p, 0, 1, true, "(0, 1.0]");
-  ranged("min_p", s.min_p, 0, 1, false, "[0, 1]");
-  ranged("repetition_penalty", s.repetition_penalty, 0, 100, true, "(0, 100]");
-  ranged("frequency_penalty", s.frequency_penalty, -2, 2, false, "[-2, 2]");
-  ranged("presence_penalty", s.presence_penalty, -2, 2, false, "[-2, 2]");
-  if (const auto k = body.integer("top_k")) s.top_k = static_cast<int>(std::clamp<int64_t>(*k, 0, 1 << 30));
-  if (const auto seed = body.integer("seed")) {
-    s.seed = static_cast<uint64_t>(*seed);
-    turn.seeded = true;
-  }
-  if (rules.strict) {  // the original has neither penalties nor, while it thinks, a temperature
-    s.frequency_penalty = s.presence_penalty = 0;
-    if (turn.thinks()) {
-      s.temperature = 1;
-      s.top_p = std::max(s.top_p, 0.95f);
-    } else {
-      s.top_p = 1;
-    }
-  }
-  if (const auto n = body.integer("n"); n && *n != 1)
-    body.fail(invalid("Invalid n value (currently only n = 1 is supported)", "n"));
-
-  for (const char* key : {"max_tokens", "max_completion_tokens"}) {
-    auto value = body.integer(key);
-    if (!value) continue;
-    if (rules.clamp_max_tokens && *value > kMostOutput) value = kMostOutput;
-    if (*value < 1 || *value > kMostOutput) {
-      body.fail(
-          invalid(fmt::format("Invalid max_tokens value, the valid range of max_tokens is [1, {}]", kMostOutput), key));
-    } else {
-      turn.max_tokens = std::min(*value, turn.max_tokens.value_or(*value));
-    }
-  }
-
-  if (const Value* stop = body.find("stop")) {
-    const json::Array list = stop->is_array() ? stop->as_array() : json::Array{*stop};
-    for (const Value& one : list) {
-      if (!one.is_string()) return body.mistype("stop", one, "a string or a sequence of strings");
-      if (!one.as_string().empty()) turn.stop.push_back(one.as_string());
-    }
-    size_t bytes = 0;
-    for (const std::string& one : turn.stop) bytes += one.size();
-    if (bytes > kMostStopBytes)
-      body.fail(invalid(
-          fmt::format("Invalid stop value, at most {} bytes are supported, found {}", kMostStopBytes, bytes), "stop"));
-    if (turn.stop.size() > kMostStops)
-      body.fail(invalid(fmt::format("Invalid stop value, at most {} are supported", kMostStops), "stop"));
-  }
-
   turn.logprobs = body.flag("logprobs").value_or(false);
   if (const auto top = body.integer("top_logprobs")) {
     if (*top < 0 || *top > 20)
@@ -298,16 +204,6 @@ void read_sampling(Body& body, const RequestRules& rules, Turn& turn) {
   }
   if (turn.logprobs) s.n_logprobs = std::max(s.n_logprobs, 0);
   if (!turn.logprobs) s.n_logprobs = -1;
-}
-
-// Names of other services may be anything, of any length: what counts is that the same name gives the same one.
-std::string namespace_of(const std::string& name) {
-  unsigned char digest[32];
-  unsigned int size = 0;
-  EVP_Digest(name.data(), name.size(), digest, &size, EVP_sha256(), nullptr);
-  std::string hex;
-  for (size_t i = 0; i < 16; ++i) hex += fmt::format("{:02x}", digest[i]);
-  return hex;
 }
 
 void read_user(Body& body, Turn& turn) {
@@ -324,53 +220,11 @@ void read_user(Body& body, Turn& turn) {
 
 }  // namespace
 
-std::optional<Effort> effort_by_name(std::string_view name) {
-  if (name == "none" || name == "off") return Effort::kOff;
-  if (name == "minimal" || name == "low") return Effort::kLow;
-  if (name == "medium" || name == "high" || name == "xhigh") return Effort::kHigh;
-  if (name == "max" || name == "ultra") return Effort::kMax;
-  return std::nullopt;
-}
-
-std::string content_text(const Value* content, std::string_view between) {
-  if (!content || content->is_null()) return "";
-  if (content->is_string()) return content->as_string();
-  std::string all;
-  if (!content->is_array()) return all;
-  bool first = true;
-  for (const Value& part : content->as_array()) {
-    if (!first) all += between;
-    first = false;
-    if (part.is_string()) {
-      all += part.as_string();
-      continue;
-    }
-    const Value* text = part.find("text");
-    const Value* type = part.find("type");
-    const std::string kind = type && type->is_string() ? type->as_string() : "part";
-    const bool is_text = kind == "text" || kind == "input_text" || kind == "output_text" || !type;
-    if (is_text && text && text->is_string()) {
-      all += text->as_string();
-    } else if (!is_text) {
-      const bool is_image = kind == "image_url" || kind == "input_image" || kind == "image";
-      all += fmt::format("[Unsupported {}]", is_image ? "image" : kind);
-    }
-  }
-  return all;
-}
-
 std::variant<Turn, ApiError> read_chat_request(const Value& root, const RequestRules& rules) {
   Body body(root, "");
   if (body.error()) return *body.error();
   Turn turn;
-  const auto asked = body.text("model");
-  if (!body.error() && !asked) body.refuse("", "missing field `model`");
-  std::optional<ModelName> model;
-  if (asked) {
-    model = find_model(*asked, rules.model, rules.any_model, rules.strict);
-    if (!model) body.fail({.message = "Model Not Exist", .param = "model"});
-  }
-  if (model) turn.model = model->name;
+  const auto model = read_model(body, rules, turn);
   read_thinking(body, !model || model->thinks, turn);
 
   const json::Array* messages = body.list("messages");
@@ -384,6 +238,11 @@ std::variant<Turn, ApiError> read_chat_request(const Value& root, const RequestR
   turn.parallel_calls = body.flag("parallel_tool_calls").value_or(true);
   read_format(body, turn);
   read_sampling(body, rules, turn);
+  if (const auto n = body.integer("n"); n && *n != 1)
+    body.fail(invalid("Invalid n value (currently only n = 1 is supported)", "n"));
+  for (const char* key : {"max_tokens", "max_completion_tokens"}) read_limit(body, key, kMostOutput, rules, turn);
+  read_stop(body, "stop", turn);
+  read_logprobs(body, turn);
   read_user(body, turn);
   turn.stream = body.flag("stream").value_or(false);
   if (const Value* options = body.object("stream_options"))

@@ -1,10 +1,13 @@
-// Bodies of Chat Completions requests (api.md 1.3 to 1.7, as settled in 8).
+// Bodies of requests, of every wire format: Chat Completions (api.md 1.3 to 1.7), FIM completions (1.8), Messages
+// (1.10), Responses (1.11), as settled in 8.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <variant>
 
 #include "base/json.h"
+#include "serve/formats.h"
 #include "serve/turn.h"
 
 namespace hadal::serve {
@@ -15,14 +18,26 @@ struct RequestRules {
   bool any_model = false, repair_history = false, clamp_max_tokens = false;
 };
 
-inline constexpr int64_t kMostOutput = 393216;
+inline constexpr int64_t kMostOutput = 393216, kMostCompletion = 4096;
 inline constexpr size_t kMostTools = 128, kMostStops = 16, kMostStopBytes = 16384;
 
 std::variant<Turn, ApiError> read_chat_request(const json::Value& body, const RequestRules& rules);
+// counts_only: for count_tokens, which has no max_tokens.
+std::variant<Turn, ApiError> read_messages_request(const json::Value& body, const RequestRules& rules,
+                                                   bool counts_only = false);
 
-// Effort names of every wire format: none, minimal, low, medium, high, xhigh, max, ultra. nullopt: no such name.
-std::optional<Effort> effort_by_name(std::string_view name);
-// Text of a content that may be a string, null or a list of parts; what is not text becomes "[Unsupported type]".
-std::string content_text(const json::Value* content, std::string_view between);
+struct ResponsesRequest {
+  Turn turn;
+  ResponseEcho echo;
+};
+std::variant<ResponsesRequest, ApiError> read_responses_request(const json::Value& body, const RequestRules& rules);
+
+struct CompletionRequest {
+  Turn turn;  // without messages
+  std::string prompt;
+  std::optional<std::string> suffix;  // given: fill in the middle
+  bool echo = false;
+};
+std::variant<CompletionRequest, ApiError> read_completion_request(const json::Value& body, const RequestRules& rules);
 
 }  // namespace hadal::serve

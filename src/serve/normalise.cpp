@@ -379,4 +379,32 @@ std::variant<Prompt, ApiError> PromptMaker::make(const Turn& turn, bool repair_h
   return result;
 }
 
+std::variant<Prompt, ApiError> PromptMaker::make_completion(const std::string& prompt,
+                                                            const std::optional<std::string>& suffix) const {
+  Prompt result;
+  result.raw = true;
+  const auto special = [&](const char* name) {
+    const auto id = tokenizer_.id_of(name);
+    if (!id) return false;
+    result.ids.push_back(*id);
+    result.text += name;
+    return true;
+  };
+  const auto text = [&](const std::string& piece) {
+    const auto ids = tokenizer_.encode(piece, false);
+    result.ids.insert(result.ids.end(), ids.begin(), ids.end());
+    result.text += piece;
+  };
+  special(text::kBos);
+  const bool has_tokens = !suffix || special(text::kFimBegin);
+  text(prompt);
+  if (suffix) {
+    const bool has_hole = special(text::kFimHole);
+    text(*suffix);
+    if (!has_tokens || !has_hole || !special(text::kFimEnd))
+      return invalid("this model's tokenizer has no tokens to fill in the middle", "suffix");
+  }
+  return result;
+}
+
 }  // namespace hadal::serve

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -25,6 +26,7 @@ struct Prompt {
   std::string text;            // for people: stand-ins resolved, so not always what encode() would read
   int64_t snapshot_at = 0;     // ids before the last assistant header: what the next turn shares
   bool thinking_open = false;  // the answer begins inside <think>
+  bool raw = false;            // the answer is text and nothing else: no reasoning, no calls
 };
 
 // Messages in the encoder's form. Errors: the history of tool calls is broken (400, as the original says it).
@@ -36,6 +38,9 @@ class PromptMaker {
   PromptMaker(const text::Tokenizer& tokenizer, text::Encoding encoding);
   ~PromptMaker();
   std::variant<Prompt, ApiError> make(const Turn& turn, bool repair_history) const;
+  // A raw continuation, or with a suffix a hole to fill (api.md 1.8). 400: the tokenizer has no tokens for holes.
+  std::variant<Prompt, ApiError> make_completion(const std::string& prompt,
+                                                 const std::optional<std::string>& suffix) const;
 
  private:
   class AddedTokens;

@@ -1,6 +1,7 @@
 #include "serve/server.h"
 
 #include <fmt/format.h>
+#include <zlib.h>
 
 #include <algorithm>
 #include <chrono>
@@ -9,8 +10,10 @@
 #include <random>
 #include <thread>
 
-#include "serve/chat_reply.h"
+#include "serve/formats.h"
 #include "serve/page.h"
+#include "serve/reply.h"
+#include "serve/request_fields.h"
 #include "serve/stats.h"
 #include "text/templates.h"
 
@@ -25,10 +28,10 @@ constexpr int64_t kPlainOutput = 8192, kThinkingOutput = 65536, kMaxOutput = 131
 constexpr double kTick = 0.2;                                                         // seconds
 constexpr int kMostDepth = 128;                                                       // of a body
 
-// "/beta/v1/chat/completions/" → "/chat/completions"
+// "/beta/v1/chat/completions/" → "/chat/completions", "/anthropic/v1/messages" → "/messages"
 std::string canonical(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();
-  for (const std::string_view prefix : {"/beta", "/v1"})
+  for (const std::string_view prefix : {"/beta", "/anthropic", "/v1"})
     if (path.starts_with(prefix) && (path.size() == prefix.size() || path[prefix.size()] == '/'))
       path.erase(0, prefix.size());
   return path.empty() ? "/" : path;
@@ -43,6 +46,41 @@ int depth_of(const json::Value& value) {
   return deepest + 1;
 }
 
+// gzip and deflate, up to `most` bytes. false: the error says why.
+bool inflate_body(const std::string& encoding, const std::string& packed, uint64_t most, std::string& out,
+                  ApiError& error) {
+  if (encoding != "gzip" && encoding != "deflate" && encoding != "x-gzip") {
+    error = {.status = 415, .message = "Unsupported content-encoding: expected gzip or deflate, found " + encoding};
+    return false;
+  }
+  z_stream stream{};
+  constexpr int kEitherHeader = 15 + 32;
+  if (inflateInit2(&stream, kEitherHeader) != Z_OK) {
+    error = {.status = 500, .type = "server_error", .code = "server_error", .message = "zlib cannot start"};
+    return false;
+  }
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(packed.data()));
+  stream.avail_in = static_cast<uInt>(packed.size());
+  char buffer[65536];
+  int state = Z_OK;
+  while (state == Z_OK && out.size() <= most) {
+    stream.next_out = reinterpret_cast<Bytef*>(buffer);
+    stream.avail_out = sizeof buffer;
+    state = ::inflate(&stream, Z_NO_FLUSH);
+    out.append(buffer, sizeof buffer - stream.avail_out);
+  }
+  inflateEnd(&stream);
+  if (out.size() > most) {
+    error = {.status = 413, .message = fmt::format("Request body too large: more than {} bytes", most)};
+  } else if (state != Z_STREAM_END) {
+    error =
+        invalid(fmt::format("Failed to deserialize the JSON body into the target type: it is no {} data", encoding));
+  } else {
+    return true;
+  }
+  return false;
+}
+
 class ServerImpl final : public Server {
  public:
   ServerImpl(engine::Decoder& decoder, const text::Tokenizer& tokenizer, const ServerOptions& options)
@@ -54,7 +92,6 @@ class ServerImpl final : public Server {
     replies_.tokenizer = &tokenizer;
     for (const char* name : text::kTurnStarts)
       if (const auto id = tokenizer.id_of(name)) replies_.turn_ends.push_back(*id);
-    replies_.fingerprint = options.fingerprint;
     replies_.keep_alive = options.keep_alive;
   }
 
@@ -102,7 +139,7 @@ class ServerImpl final : public Server {
   void tick() {
     const double time = now();
     rate_.sample(time, scheduler_.seen().tokens);
-    std::erase_if(open_, [&](const std::weak_ptr<ChatReply>& weak) {
+    std::erase_if(open_, [&](const std::weak_ptr<Reply>& weak) {
       const auto reply = weak.lock();
       return !reply || !reply->tick(time);
     });
@@ -125,11 +162,9 @@ class ServerImpl final : public Server {
     for (auto& header : more) headers.push_back(std::move(header));
     reply.send(status, std::move(headers), compact(body));
   }
-  void send_error(HttpReply& reply, const ApiError& error, const std::string& id, Headers more = {}) {
-    Headers headers = common_headers(id);
-    headers.emplace_back("content-type", "application/json");
-    for (auto& header : more) headers.push_back(std::move(header));
-    reply.send(error.status, std::move(headers), error_body(error));
+  void send_error(HttpReply& reply, const ApiError& error, const std::string& id,
+                  ErrorStyle style = ErrorStyle::kOpenAi) {
+    reply.send(error_status(error, style), error_headers(error, id), error_body(error, style, id));
   }
 
   void handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
@@ -140,6 +175,10 @@ class ServerImpl final : public Server {
     };
     static constexpr Route kRoutes[] = {
         {"/chat/completions", "POST", &ServerImpl::chat},
+        {"/completions", "POST", &ServerImpl::complete},
+        {"/responses", "POST", &ServerImpl::responses},
+        {"/messages", "POST", &ServerImpl::messages},
+        {"/messages/count_tokens", "POST", &ServerImpl::count_tokens},
         {"/models", "GET", &ServerImpl::models},
         {"/health", "GET", &ServerImpl::health},
         {"/healthz", "GET", &ServerImpl::health},
@@ -155,24 +194,33 @@ class ServerImpl final : public Server {
     for (const Route& route : kRoutes) {
       if (route.path != path) continue;
       if (request.method == route.method) return (this->*route.serve)(request, reply, id);
-      return send_error(*reply, {.status = 405, .message = "Method Not Allowed"}, id,
-                        {{"allow", std::string(route.method)}});
+      const ApiError error{.status = 405, .message = "Method Not Allowed"};
+      Headers headers = error_headers(error, id);
+      headers.emplace_back("allow", std::string(route.method));
+      return reply->send(405, std::move(headers), error_body(error, ErrorStyle::kOpenAi, id));
     }
     if (path.starts_with("/models/") && request.method == "GET") return models(request, reply, id);
     send_error(*reply, {.status = 404, .message = "Not Found"}, id);
   }
 
-  std::optional<json::Value> body_of(const HttpRequest& request, HttpReply& reply, const std::string& id) {
+  std::optional<json::Value> body_of(const HttpRequest& request, HttpReply& reply, const std::string& id,
+                                     ErrorStyle style = ErrorStyle::kOpenAi) {
+    std::string inflated;
+    const std::string* text = &request.body;
     if (const std::string encoding = request.header("content-encoding"); !encoding.empty() && encoding != "identity") {
-      send_error(reply, {.status = 415, .message = "Unsupported content-encoding: expected none"}, id);
-      return std::nullopt;
+      ApiError error;
+      if (!inflate_body(encoding, request.body, options_.http.max_body, inflated, error)) {
+        send_error(reply, error, id, style);
+        return std::nullopt;
+      }
+      text = &inflated;
     }
-    auto parsed = json::parse(request.body);
+    auto parsed = json::parse(*text);
     if (parsed.ok() && depth_of(parsed.value()) <= kMostDepth) return std::move(parsed).value();
     send_error(reply,
                invalid("Failed to deserialize the JSON body into the target type: " +
                        (parsed.ok() ? fmt::format("more than {} levels", kMostDepth) : parsed.error().message)),
-               id);
+               id, style);
     return std::nullopt;
   }
 
@@ -182,35 +230,73 @@ class ServerImpl final : public Server {
     auto read = read_chat_request(*body, options_.rules);
     if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id);
     Turn turn = std::get<Turn>(std::move(read));
+    answer(*body, turn, prompts_.make(turn, options_.rules.repair_history), chat_format(turn, format(id)), reply, id);
+  }
+  void complete(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
+    const auto body = body_of(request, *reply, id);
+    if (!body) return;
+    auto read = read_completion_request(*body, options_.rules);
+    if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id);
+    CompletionRequest asked = std::get<CompletionRequest>(std::move(read));
+    answer(*body, asked.turn, prompts_.make_completion(asked.prompt, asked.suffix),
+           completion_format(asked.turn, format(id), asked.echo ? asked.prompt : ""), reply, id);
+  }
+  void messages(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
+    const auto body = body_of(request, *reply, id, ErrorStyle::kAnthropic);
+    if (!body) return;
+    auto read = read_messages_request(*body, options_.rules);
+    if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id, ErrorStyle::kAnthropic);
+    Turn turn = std::get<Turn>(std::move(read));
+    answer(*body, turn, prompts_.make(turn, options_.rules.repair_history), messages_format(turn, format(id)), reply,
+           id);
+  }
+  void responses(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
+    const auto body = body_of(request, *reply, id);
+    if (!body) return;
+    auto read = read_responses_request(*body, options_.rules);
+    if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id);
+    ResponsesRequest asked = std::get<ResponsesRequest>(std::move(read));
+    answer(*body, asked.turn, prompts_.make(asked.turn, options_.rules.repair_history),
+           responses_format(asked.turn, std::move(asked.echo)), reply, id);
+  }
+  void count_tokens(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
+    const auto body = body_of(request, *reply, id, ErrorStyle::kAnthropic);
+    if (!body) return;
+    const auto read = read_messages_request(*body, options_.rules, true);
+    if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id, ErrorStyle::kAnthropic);
+    const auto made = prompts_.make(std::get<Turn>(read), options_.rules.repair_history);
+    if (const auto* error = std::get_if<ApiError>(&made)) return send_error(*reply, *error, id, ErrorStyle::kAnthropic);
+    const auto count = static_cast<int64_t>(std::get<Prompt>(made).ids.size());
+    json::Object counted{{"input_tokens", count}};
+    if (body->find("context_management"))
+      counted.emplace_back("context_management", json::Object{{"original_input_tokens", count}});
+    send_json(*reply, 200, std::move(counted), id);
+  }
+
+  FormatContext format(const std::string& id) const { return {&tokenizer_, options_.fingerprint, id}; }
+
+  // The end of every endpoint that answers: from here on the wire format is the Format's business.
+  void answer(const json::Value& body, Turn& turn, std::variant<Prompt, ApiError> made, std::unique_ptr<Format> format,
+              const std::shared_ptr<HttpReply>& reply, const std::string& id) {
+    const ErrorStyle style = format->style();
+    if (const auto* error = std::get_if<ApiError>(&made)) return send_error(*reply, *error, id, style);
+    Prompt prompt = std::get<Prompt>(std::move(made));
     const auto absent = [&](const char* key) {
-      const json::Value* value = body->find(key);
+      const json::Value* value = body.find(key);
       return !value || value->is_null();
     };
     if (absent("temperature")) turn.sampling.temperature = options_.temperature;
     if (absent("top_p")) turn.sampling.top_p = options_.top_p;
     if (!turn.seeded) turn.sampling.seed = std::random_device{}();
-    auto made = prompts_.make(turn, options_.rules.repair_history);
-    if (const auto* error = std::get_if<ApiError>(&made)) return send_error(*reply, *error, id);
-    Prompt prompt = std::get<Prompt>(std::move(made));
 
     const int64_t window = decoder_.max_tokens(), used = static_cast<int64_t>(prompt.ids.size());
     const int64_t asked = turn.max_tokens.value_or(turn.effort == Effort::kOff   ? kPlainOutput
                                                    : turn.effort == Effort::kMax ? kMaxOutput
                                                                                  : kThinkingOutput);
-    const bool too_long = used >= window || (options_.rules.strict && turn.max_tokens && used + asked > window);
-    if (too_long)
-      return send_error(*reply,
-                        {.code = "context_length_exceeded",
-                         .message = fmt::format(
-                             "This model's maximum context length is {} tokens. However, you requested {} tokens "
-                             "({} in the messages, {} in the completion). Please reduce the length of the messages "
-                             "or completion.",
-                             window, used + asked, used, asked),
-                         .param = "messages"},
-                        id);
+    if (used >= window || (options_.rules.strict && turn.max_tokens && used + asked > window))
+      return send_error(*reply, too_long(style, used, asked), id, style);
 
-    turn.messages.clear();  // the reply has no use for them
-    const auto sink = std::make_shared<ChatReply>(turn, prompt, replies_, reply, id);
+    const auto sink = std::make_shared<Reply>(turn, prompt, replies_, std::move(format), reply, id);
     Submission submission;
     submission.request.prompt = std::move(prompt.ids);
     submission.request.sampling = turn.sampling;
@@ -227,13 +313,13 @@ class ServerImpl final : public Server {
              .type = "rate_limit_error",
              .code = "rate_limit_exceeded",
              .message = fmt::format("Rate limit reached: {} concurrent requests", options_.limits.max_per_key)},
-            id, {{"retry-after", "5"}});
+            id, style);
       return send_error(*reply,
                         {.status = 503,
                          .type = "server_error",
                          .code = "server_overloaded",
                          .message = "The server is overloaded, please try again later"},
-                        id, {{"retry-after", "5"}});
+                        id, style);
     }
     open_.push_back(sink);
     reply->on_gone([this, job = ticket.id] {
@@ -243,6 +329,26 @@ class ServerImpl final : public Server {
     wake();
   }
 
+  // Clients read numbers out of these sentences, and compact their conversation by them.
+  ApiError too_long(ErrorStyle style, int64_t used, int64_t asked) const {
+    const int64_t window = decoder_.max_tokens();
+    ApiError error{.code = "context_length_exceeded", .param = "messages"};
+    if (style == ErrorStyle::kOpenAi) {
+      error.message = fmt::format(
+          "This model's maximum context length is {} tokens. However, you requested {} tokens ({} in the messages, "
+          "{} in the completion). Please reduce the length of the messages or completion.",
+          window, used + asked, used, asked);
+    } else if (used >= window) {
+      error.message = fmt::format("prompt is too long: {} tokens > {} maximum", used, window);
+    } else {
+      error.message = fmt::format(
+          "input length and `max_tokens` exceed context limit: {} + {} > {}, decrease input length or `max_tokens` "
+          "and try again",
+          used, asked, window);
+    }
+    return error;
+  }
+
   void models(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     const json::Object model{{"id", options_.rules.model},
                              {"object", "model"},
@@ -250,10 +356,27 @@ class ServerImpl final : public Server {
                              {"context_length", decoder_.max_tokens()},
                              {"max_model_len", decoder_.max_tokens()}};
     const std::string path = canonical(request.path);
+    if (request.path.starts_with("/anthropic") || !request.header("anthropic-version").empty())
+      return anthropic_models(path, *reply, id);
     if (path == "/models")
       return send_json(*reply, 200, json::Object{{"object", "list"}, {"data", json::Array{model}}}, id);
     if (path == "/models/" + options_.rules.model) return send_json(*reply, 200, model, id);
     send_error(*reply, {.status = 404, .message = "Model Not Exist"}, id);
+  }
+  void anthropic_models(const std::string& path, HttpReply& reply, const std::string& id) {
+    const std::string& name = options_.rules.model;
+    const json::Object model{{"type", "model"},
+                             {"id", name},
+                             {"display_name", name},
+                             {"created_at", "2026-04-24T00:00:00Z"},
+                             {"max_input_tokens", decoder_.max_tokens()},
+                             {"max_tokens", std::min(kMostOutput, decoder_.max_tokens())}};
+    if (path == "/models/" + name) return send_json(reply, 200, model, id);
+    if (path != "/models")
+      return send_error(reply, {.status = 404, .message = "Model Not Exist"}, id, ErrorStyle::kAnthropic);
+    send_json(reply, 200,
+              json::Object{{"data", json::Array{model}}, {"has_more", false}, {"first_id", name}, {"last_id", name}},
+              id);
   }
   void health(const HttpRequest&, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     const bool leaving = stopping_.load();
@@ -340,7 +463,7 @@ class ServerImpl final : public Server {
   ReplyContext replies_;
   std::unique_ptr<HttpServer> http_;  // before the scheduler: replies that it still holds live on its thread
   Scheduler scheduler_;
-  std::vector<std::weak_ptr<ChatReply>> open_;  // the server's thread
+  std::vector<std::weak_ptr<Reply>> open_;  // the server's thread
   double stop_at_ = 0;
   const double started_ = now();
   Rate rate_;

@@ -11,6 +11,9 @@ inline constexpr char kLatestReminder[] = "<｜latest_reminder｜>";
 inline constexpr char kThinkOpen[] = "<think>";
 inline constexpr char kThinkClose[] = "</think>";
 inline constexpr char kDsml[] = "｜DSML｜";
+inline constexpr char kFimBegin[] = "<｜fim▁begin｜>";
+inline constexpr char kFimHole[] = "<｜fim▁hole｜>";
+inline constexpr char kFimEnd[] = "<｜fim▁end｜>";
 
 // Tokens that begin something else than an answer: a model that writes one has ended its turn.
 inline constexpr const char* kTurnStarts[] = {kBos,
@@ -18,9 +21,9 @@ inline constexpr const char* kTurnStarts[] = {kBos,
                                               kUser,
                                               kAssistant,
                                               kLatestReminder,
-                                              "<｜fim▁begin｜>",
-                                              "<｜fim▁hole｜>",
-                                              "<｜fim▁end｜>",
+                                              kFimBegin,
+                                              kFimHole,
+                                              kFimEnd,
                                               "<｜action｜>",
                                               "<｜query｜>",
                                               "<｜authority｜>",

@@ -307,15 +307,154 @@ TEST(ChatRequest, RequestsOfRealClientsAreAccepted) {
   const Value file = parse(read_file(path).value());
   int n = 0;
   for (const Value& request : file.find("requests")->as_array()) {
-    if (request.find("path")->as_string().find("chat/completions") == std::string::npos) continue;
+    const std::string& where = request.find("path")->as_string();
     SCOPED_TRACE(request.find("client")->as_string());
-    const auto turn = read_chat_request(*request.find("body"), {.any_model = true});
+    const Value* body = request.find("body");
+    std::variant<Turn, ApiError> turn;
+    if (where.find("chat/completions") != std::string::npos) {
+      turn = read_chat_request(*body, {.any_model = true});
+    } else if (where.find("/messages") != std::string::npos) {
+      turn = read_messages_request(*body, {.any_model = true}, where.find("count_tokens") != std::string::npos);
+    } else if (where.find("/responses") != std::string::npos) {
+      auto read = read_responses_request(*body, {.any_model = true});
+      if (auto* error = std::get_if<ApiError>(&read))
+        turn = std::move(*error);
+      else
+        turn = std::move(std::get<ResponsesRequest>(read).turn);
+    } else {
+      continue;
+    }
     ASSERT_TRUE(std::holds_alternative<Turn>(turn)) << std::get<ApiError>(turn).message;
     const std::string text = prompt_of(std::get<Turn>(turn)).text;
     EXPECT_TRUE(text.ends_with(kThink) || text.ends_with(kChat)) << text;
     ++n;
   }
-  EXPECT_GT(n, 8);
+  EXPECT_GT(n, 20);
+}
+
+std::variant<Turn, ApiError> read_messages(const std::string& more, bool counts = false) {
+  return read_messages_request(parse(R"({"model":"hadal-nano","max_tokens":5,)" + more + "}"), {}, counts);
+}
+std::string text_of_messages(const std::string& more) {
+  auto turn = read_messages(more);
+  EXPECT_TRUE(std::holds_alternative<Turn>(turn)) << std::get<ApiError>(turn).message;
+  return prompt_of(std::get<Turn>(turn)).text;
+}
+
+TEST(MessagesRequest, BlocksBecomeTurns) {
+  // Telemetry goes, results come right after their calls, and the text beside them after those.
+  const std::string text = text_of_messages(R"("thinking":{"type":"disabled"},
+    "system":[{"type":"text","text":"x-anthropic-billing-header: cc=1;"},{"type":"text","text":"A"},{"type":"text","text":"B"}],
+    "tools":[{"name":"f","input_schema":{"type":"object"}},{"type":"web_search_20250305","name":"web_search"}],
+    "messages":[{"role":"user","content":"hi"},
+      {"role":"assistant","content":[{"type":"text","text":"so"},{"type":"tool_use","id":"t1","name":"f","input":{"a":1}}]},
+      {"role":"user","content":[{"type":"text","text":"also"},{"type":"tool_result","tool_use_id":"t1",
+        "content":[{"type":"text","text":"42"},{"type":"image","source":{}}]}]},
+      {"role":"system","content":"late"}])");
+  EXPECT_EQ(text.find("billing"), std::string::npos);
+  EXPECT_EQ(text.find("web_search"), std::string::npos);
+  EXPECT_TRUE(text.starts_with("<｜begin▁of▁sentence｜>A\n\nB\n\n## Tools")) << text;
+  const std::string kEnd =
+      "<｜User｜>hi<｜Assistant｜></think>so\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter "
+      "name=\"a\" string=\"false\">1</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls><｜end▁of▁sentence｜>"
+      "<｜User｜><tool_result>42\n\n[Unsupported image]</tool_result>\n\nalso\n\nlate<｜Assistant｜></think>";
+  EXPECT_TRUE(text.ends_with(kEnd)) << text;
+}
+
+TEST(MessagesRequest, TheLastWordOfAnAssistantIsGoneOnFrom) {
+  EXPECT_TRUE(text_of_messages(R"("thinking":{"type":"disabled"},"messages":[{"role":"user","content":"hi"},
+    {"role":"assistant","content":"The answer is "}])")
+                  .ends_with("<｜Assistant｜></think>The answer is "));
+}
+
+TEST(MessagesRequest, WhatIsWrongIsNamed) {
+  const auto refusal_of = [](const std::string& more) {
+    const auto turn = read_messages(more);
+    EXPECT_TRUE(std::holds_alternative<ApiError>(turn)) << more;
+    return std::holds_alternative<ApiError>(turn) ? std::get<ApiError>(turn).message : "";
+  };
+  const std::string kUser = R"("messages":[{"role":"user","content":"x"}],)";
+  EXPECT_NE(refusal_of(R"("messages":[{"role":"robot","content":"x"}])").find("messages[0].role"), std::string::npos);
+  EXPECT_NE(refusal_of(R"("messages":[{"role":"user"}])").find("missing field `content`"), std::string::npos);
+  EXPECT_NE(refusal_of(kUser + R"("thinking":{"type":"maybe"})").find("thinking.type"), std::string::npos);
+  EXPECT_NE(refusal_of(kUser + R"("tool_choice":{"type":"tool","name":"g"})").find("tool_choice"), std::string::npos);
+  EXPECT_NE(refusal_of(kUser + R"("output_config":{"effort":"huge"})").find("output_config.effort"), std::string::npos);
+  EXPECT_NE(refusal_of(R"("messages":[{"role":"user","content":[{"type":"tool_result"}]}])").find("tool_use_id"),
+            std::string::npos);
+  EXPECT_TRUE(std::holds_alternative<ApiError>(read_messages_request(
+      parse(R"({"model":"hadal-nano","messages":[{"role":"user","content":"x"}]})"), {})));  // no max_tokens
+}
+
+TEST(MessagesRequest, TwoSessionsOfAnAgentAreOneUser) {
+  const auto user_of = [](const std::string& id) {
+    return std::get<Turn>(
+               read_messages(R"("messages":[{"role":"user","content":"x"}],"metadata":{"user_id":)" + id + "}"))
+        .user;
+  };
+  EXPECT_EQ(user_of(R"("user_ab_account__session_1")"), user_of(R"("user_ab_account__session_2")"));
+  EXPECT_NE(user_of(R"("user_ab_account__session_1")"), user_of(R"("user_cd_account__session_1")"));
+  EXPECT_EQ(user_of(R"("{\"device_id\":\"d\",\"session_id\":\"1\"}")"),
+            user_of(R"("{\"device_id\":\"d\",\"session_id\":\"2\"}")"));
+}
+
+std::string text_of_response(const std::string& more) {
+  auto read = read_responses_request(parse(R"({"model":"hadal-nano","reasoning":{"effort":"none"},)" + more + "}"), {});
+  EXPECT_TRUE(std::holds_alternative<ResponsesRequest>(read)) << std::get<ApiError>(read).message;
+  return prompt_of(std::get<ResponsesRequest>(read).turn).text;
+}
+
+TEST(ResponsesRequest, ItemsBecomeTurns) {
+  EXPECT_EQ(text_of_response(R"("instructions":"A","input":[{"role":"developer","content":"B"},
+    {"type":"message","role":"user","content":[{"type":"input_text","text":"hi"}]},
+    {"type":"reasoning","summary":[],"content":[{"type":"reasoning_text","text":"hm"}]},
+    {"type":"message","role":"assistant","content":[{"type":"output_text","text":"so"}]},
+    {"type":"message","role":"assistant","content":"then"},
+    {"role":"developer","content":"C"}])"),
+            "<｜begin▁of▁sentence｜>A\n\nB<｜User｜>hi<｜Assistant｜></think>so\n\nthen<｜end▁of▁sentence｜>"
+            "<｜User｜>C<｜Assistant｜></think>");
+  EXPECT_TRUE(text_of_response(R"("input":[{"role":"user","content":"x"},
+    {"type":"function_call","call_id":"1","name":"f","arguments":"{}"},
+    {"type":"function_call_output","call_id":"1","output":"42"}])")
+                  .ends_with("<tool_result>42</tool_result><｜Assistant｜></think>"));
+  EXPECT_TRUE(
+      text_of_response(R"("instructions":"only","input":[])").ends_with("only<｜User｜><｜Assistant｜></think>"));
+}
+
+TEST(ResponsesRequest, WhatIsWrongIsNamed) {
+  const auto refusal_of = [](const std::string& more) {
+    const auto read = read_responses_request(parse(R"({"model":"hadal-nano",)" + more + "}"), {});
+    EXPECT_TRUE(std::holds_alternative<ApiError>(read)) << more;
+    return std::holds_alternative<ApiError>(read) ? std::get<ApiError>(read).message : "";
+  };
+  EXPECT_EQ(refusal_of(R"("input":"x","previous_response_id":"resp_1")"),
+            "previous_response_id is not supported; send the full input instead");
+  EXPECT_NE(refusal_of(R"("input":[{"type":"function_call_output","call_id":"7","output":"x"}])").find("7"),
+            std::string::npos);
+  EXPECT_NE(refusal_of(R"("input":[{"role":"user","content":"x"},{"type":"function_call","call_id":"1","name":"f"},
+    {"type":"function_call","call_id":"1","name":"f"}])")
+                .find("twice"),
+            std::string::npos);
+  EXPECT_NE(refusal_of(R"("store":false)").find("missing field `input`"), std::string::npos);
+}
+
+TEST(CompletionRequest, FillsHolesOrGoesOn) {
+  const PromptMaker maker(bytes_tokenizer(), text::Encoding::kV4);
+  const auto text_of = [&](const std::string& more) {
+    const auto read = read_completion_request(parse(R"({"model":"hadal-nano",)" + more + "}"), {});
+    EXPECT_TRUE(std::holds_alternative<CompletionRequest>(read)) << std::get<ApiError>(read).message;
+    const auto& request = std::get<CompletionRequest>(read);
+    EXPECT_EQ(request.turn.max_tokens, 4096);
+    const auto prompt = maker.make_completion(request.prompt, request.suffix);
+    EXPECT_TRUE(std::holds_alternative<Prompt>(prompt));
+    return std::get<Prompt>(prompt).text;
+  };
+  EXPECT_EQ(text_of(R"("prompt":"a","suffix":"b")"),
+            "<｜begin▁of▁sentence｜><｜fim▁begin｜>a<｜fim▁hole｜>b<｜fim▁end｜>");
+  EXPECT_EQ(text_of(R"("prompt":["a"])"), "<｜begin▁of▁sentence｜>a");
+  const auto refused = read_completion_request(parse(R"({"model":"hadal-nano","prompt":"a","max_tokens":4097})"), {});
+  ASSERT_TRUE(std::holds_alternative<ApiError>(refused));
+  EXPECT_EQ(std::get<ApiError>(refused).message,
+            "Invalid max_tokens value, the valid range of max_tokens is [1, 4096]");
 }
 
 }  // namespace

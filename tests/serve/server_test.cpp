@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include <atomic>
 #include <thread>
@@ -261,6 +262,66 @@ TEST(Rate, IsOfTheLastSeconds) {
   EXPECT_NEAR(rate.per_second(), 50, 1e-9);
   for (int i = 101; i <= 120; ++i) rate.sample(0.2 * i, 1000);  // four seconds of nothing
   EXPECT_EQ(rate.per_second(), 0);
+}
+
+TEST(Server, EveryEndpointAnswersUnderEveryName) {
+  const Running running;
+  const std::string chat = ask("x", 5, false);
+  const std::string messages =
+      R"({"model":"hadal-nano","max_tokens":5,"temperature":0,"messages":[{"role":"user","content":"x"}]})";
+  const std::string response = R"({"model":"hadal-nano","max_output_tokens":5,"temperature":0,"input":"x"})";
+  const std::string completion = R"({"model":"hadal-nano","max_tokens":5,"temperature":0,"prompt":"x"})";
+  const auto object_of = [&](const std::string& path, const std::string& body) {
+    const std::string answer = talk(running, post(path, body));
+    EXPECT_EQ(status_of(answer), 200) << path << "\n" << answer;
+    const json::Value value = body_of(answer);
+    const json::Value* kind = value.find("object") ? value.find("object") : value.find("type");
+    return kind ? kind->as_string() : std::to_string(*value.find("input_tokens")->to_int64());
+  };
+  std::string counted;
+  for (const char* prefix : {"", "/v1", "/beta", "/beta/v1"}) {
+    EXPECT_EQ(object_of(prefix + std::string("/chat/completions"), chat), "chat.completion");
+    EXPECT_EQ(object_of(prefix + std::string("/responses/"), response), "response");
+    EXPECT_EQ(object_of(prefix + std::string("/completions"), completion), "text_completion");
+  }
+  for (const char* prefix : {"/anthropic/v1", "/anthropic", "/v1", ""}) {
+    EXPECT_EQ(object_of(prefix + std::string("/messages?beta=true"), messages), "message");
+    const std::string count = object_of(prefix + std::string("/messages/count_tokens"), messages);
+    EXPECT_TRUE(counted.empty() || counted == count);
+    counted = count;
+  }
+  EXPECT_GT(std::atoi(counted.c_str()), 4);
+  const std::string refused = talk(running, post("/anthropic/v1/messages", R"({"model":"hadal-nano"})"));
+  EXPECT_EQ(status_of(refused), 400);
+  EXPECT_NE(refused.find(R"({"type":"error","error":{"type":"invalid_request_error")"), std::string::npos);
+  EXPECT_NE(talk(running, "GET /anthropic/v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").find("has_more"),
+            std::string::npos);
+}
+
+std::string gzipped(const std::string& text) {
+  z_stream stream{};
+  EXPECT_EQ(deflateInit2(&stream, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY), Z_OK);
+  std::string out(deflateBound(&stream, text.size()) + 32, 0);
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
+  stream.avail_in = static_cast<uInt>(text.size());
+  stream.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream.avail_out = static_cast<uInt>(out.size());
+  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
+  out.resize(stream.total_out);
+  deflateEnd(&stream);
+  return out;
+}
+
+TEST(Server, BodiesMayComePacked) {
+  ServerOptions options;
+  options.http.max_body = 1 << 20;
+  const Running running(options);
+  const std::string packed = "Content-Encoding: gzip\r\nConnection: close\r\n";
+  const std::string whole = gzipped(ask("x", 5, false));
+  EXPECT_EQ(status_of(talk(running, post("/chat/completions", whole, packed))), 200);
+  EXPECT_EQ(status_of(talk(running, post("/chat/completions", whole.substr(0, whole.size() / 2), packed))), 400);
+  EXPECT_EQ(status_of(talk(running, post("/chat/completions", "not packed", packed))), 400);
+  EXPECT_EQ(status_of(talk(running, post("/chat/completions", gzipped(std::string(64 << 20, ' ')), packed))), 413);
 }
 
 TEST(Server, AConnectionServesOneRequestAfterAnother) {

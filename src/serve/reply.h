@@ -1,15 +1,16 @@
-// An answer in the Chat Completions format (api.md 1.4): the sink of one completion, streamed or whole.
+// An answer as it comes: the sink of one completion. Tokens become text, text becomes reasoning, content and calls,
+// and a Format (formats.h) writes those down as its wire wants them, streamed or whole.
 //
 // Threads: the scheduler's calls, tick() from the server's.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
 #include "sample/stop.h"
+#include "serve/formats.h"
 #include "serve/http.h"
 #include "serve/normalise.h"
 #include "serve/scheduler.h"
@@ -22,18 +23,13 @@ namespace hadal::serve {
 struct ReplyContext {
   const text::Tokenizer* tokenizer = nullptr;
   std::vector<TokenId> turn_ends;  // tokens that no answer holds
-  std::string fingerprint;         // system_fingerprint
   bool keep_alive = true;
 };
 
-Headers common_headers(const std::string& request_id);
-std::string error_body(const ApiError& error);
-std::string random_hex(size_t digits);
-
-class ChatReply final : public Sink {
+class Reply final : public Sink {
  public:
-  ChatReply(const Turn& turn, const Prompt& prompt, const ReplyContext& context, std::shared_ptr<HttpReply> http,
-            std::string request_id);
+  Reply(const Turn& turn, const Prompt& prompt, const ReplyContext& context, std::unique_ptr<Format> format,
+        std::shared_ptr<HttpReply> http, std::string request_id);
 
   void started(int64_t reused_tokens) override;
   void read(int64_t) override {}
@@ -44,33 +40,25 @@ class ChatReply final : public Sink {
   bool tick(double now);
 
  private:
-  struct Call {
-    std::string id, name, arguments;
-  };
-  void take(const std::vector<text::Delta>& deltas, bool final);
-  void emit(json::Object delta, const char* finish, bool with_usage);
-  void flush_logprobs(json::Object& choice);
-  json::Value usage() const;
-  json::Value logprob_entry(const sample::Choice& choice) const;
-  std::string token_text(TokenId id) const;
+  void take(const std::vector<text::Delta>& deltas);
+  void text(bool is_reasoning, const std::string& piece);
+  void raw(const std::string& piece);
+  void open();
   void write(std::string chunk);
+  void begin();  // with mutex_
   void fail(const ApiError& error);
 
-  const Turn turn_;
+  const bool stream_, logprobs_, may_call_, is_raw_;
   const ReplyContext& context_;
+  const std::unique_ptr<Format> format_;
   const std::shared_ptr<HttpReply> http_;
-  const std::string request_id_, id_;
-  const int64_t created_, prompt_tokens_;
+  const std::string request_id_;
   const std::optional<TokenId> think_close_;
 
   text::StreamParser parser_;
   text::IncrementalDecoder decoder_;
   sample::StopMatcher stops_;
-  std::string reasoning_, content_;
-  std::vector<Call> calls_;
-  json::Array content_logprobs_, reasoning_logprobs_;
-  int64_t reused_ = 0, n_tokens_ = 0, n_reasoning_ = 0;
-  const bool may_call_;
+  Answer answer_;
   bool in_reasoning_, opened_ = false;
 
   std::mutex mutex_;  // of what follows: the two threads meet here

@@ -1,0 +1,200 @@
+#include "serve/reply.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "text/templates.h"
+
+namespace hadal::serve {
+namespace {
+
+constexpr double kStreamSilence = 5, kWholeSilence = 15;  // seconds until a sign of life
+constexpr int64_t kUnit = 128;                            // cached tokens are told in these
+
+const ApiError kOverloaded{.status = 503,
+                           .type = "server_error",
+                           .code = "server_overloaded",
+                           .message = "The server is overloaded, please try again later"};
+
+}  // namespace
+
+Reply::Reply(const Turn& turn, const Prompt& prompt, const ReplyContext& context, std::unique_ptr<Format> format,
+             std::shared_ptr<HttpReply> http, std::string request_id)
+    : stream_(turn.stream),
+      logprobs_(turn.logprobs),
+      may_call_(!turn.tools.empty() && turn.tool_choice.kind != ToolChoice::Kind::kNone),
+      is_raw_(prompt.raw),
+      context_(context),
+      format_(std::move(format)),
+      http_(std::move(http)),
+      request_id_(std::move(request_id)),
+      think_close_(context.tokenizer->id_of(text::kThinkClose)),
+      parser_(prompt.thinking_open),
+      decoder_(*context.tokenizer),
+      stops_(turn.stop),
+      in_reasoning_(prompt.thinking_open) {
+  answer_.prompt_tokens = static_cast<int64_t>(prompt.ids.size());
+}
+
+void Reply::started(int64_t reused_tokens) { answer_.reused_tokens = reused_tokens / kUnit * kUnit; }
+
+bool Reply::token(const sample::Choice& choice) {
+  if (std::find(context_.turn_ends.begin(), context_.turn_ends.end(), choice.token) != context_.turn_ends.end())
+    return false;
+  ++answer_.tokens;
+  const bool closes = in_reasoning_ && choice.token == think_close_;
+  if (in_reasoning_ && !closes) ++answer_.reasoning_tokens;
+  if (logprobs_ && !closes && answer_.calls.empty())
+    (in_reasoning_ ? answer_.reasoning_choices : answer_.content_choices).push_back(choice);
+  if (closes) in_reasoning_ = false;
+  if (!is_raw_) {
+    take(parser_.feed(decoder_.feed(choice.token)));
+  } else if (!context_.tokenizer->is_added(choice.token)) {
+    raw(decoder_.feed(choice.token));
+  }
+  return !stops_.stopped();
+}
+
+void Reply::text(bool is_reasoning, const std::string& piece) {
+  if (piece.empty()) return;
+  (is_reasoning ? answer_.reasoning : answer_.content) += piece;
+  if (!stream_) return;
+  open();
+  write(format_->text(answer_, is_reasoning, piece));
+}
+void Reply::raw(const std::string& piece) {
+  if (!stops_.stopped()) text(false, stops_.feed(piece));
+}
+
+// What the parser told, with stop strings looked for in the content.
+void Reply::take(const std::vector<text::Delta>& deltas) {
+  for (const text::Delta& delta : deltas) {
+    if (stops_.stopped()) return;
+    const bool is_call = delta.kind == text::Delta::Kind::kToolCall || delta.kind == text::Delta::Kind::kArguments;
+    if (is_call && !may_call_) continue;  // nobody offered a tool: what looks like a call is dropped
+    switch (delta.kind) {
+      case text::Delta::Kind::kReasoning:
+        text(true, delta.text);
+        break;
+      case text::Delta::Kind::kContent:
+        text(false, stops_.feed(delta.text));
+        break;
+      case text::Delta::Kind::kToolCall:
+        text(false, stops_.finish());
+        answer_.calls.push_back({fmt::format("call_{:02}_{}", delta.call, random_base62(24)), delta.text, ""});
+        if (!stream_) break;
+        open();
+        write(format_->call(answer_, delta.call));
+        break;
+      case text::Delta::Kind::kArguments:
+        answer_.calls.at(delta.call).arguments += delta.text;
+        if (stream_ && !delta.text.empty()) write(format_->arguments(answer_, delta.call, delta.text));
+        break;
+    }
+  }
+}
+
+void Reply::done(const Status& status, engine::Completion completion) {
+  if (!status.ok()) {
+    const Code code = status.error().code;
+    if (code == Code::kCancelled) {  // the client went away: nobody listens
+      const std::lock_guard lock(mutex_);
+      finished_ = true;
+      return;
+    }
+    if (code == Code::kBusy) return fail(kOverloaded);
+    if (code == Code::kInvalid) return fail(invalid(status.error().message));
+    return fail({.status = 500, .type = "server_error", .code = "server_error", .message = status.error().message});
+  }
+  bool is_well_formed = false;
+  if (is_raw_) {
+    raw(decoder_.finish());
+  } else {
+    take(parser_.feed(decoder_.finish()));
+    if (!stops_.stopped()) {
+      std::vector<text::Delta> rest;
+      if (completion.finish == engine::Finish::kStop) {
+        parser_.feed(text::kEos);
+        is_well_formed = std::holds_alternative<text::AssistantMessage>(parser_.finish(rest));
+      }
+      take(is_well_formed ? rest : parser_.cut());
+    }
+  }
+  if (!stops_.stopped()) text(false, stops_.finish());
+
+  // A call's last brace comes with its closing tag: until then its arguments are no JSON.
+  for (Call& call : answer_.calls) call.is_whole = is_well_formed || json::parse(call.arguments).ok();
+  const auto is_whole = [](const Call& call) { return call.is_whole; };
+  answer_.stop_string = stops_.matched();
+  answer_.ending = stops_.stopped()                                                    ? Ending::kStopString
+                   : completion.finish == engine::Finish::kLength                      ? Ending::kLength
+                   : std::any_of(answer_.calls.begin(), answer_.calls.end(), is_whole) ? Ending::kToolCalls
+                                                                                       : Ending::kStop;
+  if (stream_) {
+    open();
+    write(format_->close(answer_));
+    const std::lock_guard lock(mutex_);
+    finished_ = true;
+    return http_->end();
+  }
+  std::erase_if(answer_.calls, [](const Call& call) { return !call.is_whole; });
+  std::string body = format_->whole(answer_);
+  const std::lock_guard lock(mutex_);
+  finished_ = true;
+  if (begun_) {
+    http_->write(std::move(body));
+    return http_->end();
+  }
+  Headers headers = common_headers(request_id_);
+  headers.emplace_back("content-type", "application/json");
+  http_->send(200, std::move(headers), std::move(body));
+}
+
+void Reply::open() {
+  if (opened_) return;
+  opened_ = true;
+  write(format_->open(answer_));
+}
+
+void Reply::begin() {
+  if (begun_) return;
+  begun_ = true;
+  Headers headers = common_headers(request_id_);
+  headers.emplace_back("content-type", stream_ ? "text/event-stream; charset=utf-8" : "application/json");
+  if (stream_) {
+    headers.emplace_back("cache-control", "no-cache");
+    headers.emplace_back("x-accel-buffering", "no");
+  }
+  http_->begin(200, std::move(headers));
+}
+
+void Reply::write(std::string chunk) {
+  if (chunk.empty()) return;
+  const std::lock_guard lock(mutex_);
+  begin();
+  silent_since_ = -1;
+  http_->write(std::move(chunk));
+}
+
+void Reply::fail(const ApiError& error) {
+  const std::lock_guard lock(mutex_);
+  finished_ = true;
+  const std::string body = error_body(error, format_->style(), request_id_);
+  if (!begun_) return http_->send(error_status(error, format_->style()), error_headers(error, request_id_), body);
+  http_->write(stream_ ? format_->failed(answer_, error) : body);
+  http_->end();
+}
+
+bool Reply::tick(double now) {
+  const std::lock_guard lock(mutex_);
+  if (finished_) return false;
+  if (silent_since_ < 0) silent_since_ = now;
+  if (!context_.keep_alive || now - silent_since_ < (stream_ ? kStreamSilence : kWholeSilence)) return true;
+  silent_since_ = now;
+  begin();
+  http_->write(stream_ ? ": keep-alive\n\n" : "\n");
+  return true;
+}
+
+}  // namespace hadal::serve
