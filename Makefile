@@ -1,6 +1,6 @@
 # hadal: `make run` talks to a model, `make test` proves the build. Both install what is missing (Debian 12).
 # `make trainer` and `make test-trainer`: the same with the trainer, which needs libtorch.
-.PHONY: build run serve test test-clients test-agents trainer test-trainer quick check verify-all verify-random long-run install asan tsan bench fuzz format clean deps trainer-deps
+.PHONY: build run serve test test-web test-clients test-agents trainer test-trainer quick check verify-all verify-random long-run install asan tsan bench fuzz format clean deps trainer-deps
 
 PACKAGES = g++ cmake ninja-build pkg-config libfmt-dev libcli11-dev libedit-dev libssl-dev libboost1.81-dev zlib1g-dev libgtest-dev \
            python3 python3-numpy
@@ -42,6 +42,14 @@ trainer: build/trainer/build.ninja
 test-trainer: build/trainer/build.ninja
 	cmake --build --preset trainer
 	ctest --preset trainer
+
+# The web page, driven in Chromium. SHOTS=DIR keeps pictures.
+test-web: build
+	@missing=$$(command -v chromium >/dev/null || echo chromium; command -v npm >/dev/null || echo npm); \
+	if [ -n "$$missing" ]; then echo "installing:" $$missing; \
+	  $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; fi
+	@cd tests/web && { [ -d node_modules ] || npm ci --silent --no-audit --no-fund --omit-lockfile-registry-resolved; }
+	node tests/web/page_test.mjs build/release/hadal models/hadal-nano $(SHOTS)
 
 quick: build/release/build.ninja
 	cmake --build --preset release

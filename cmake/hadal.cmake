@@ -26,6 +26,35 @@ function(hadal_embed_configs output)
   file(CONFIGURE OUTPUT ${output} CONTENT "${text}" @ONLY)
 endfunction()
 
+# hadal_embed_page(file): the web page of `hadal serve` as string literals, each with its type and a digest as its tag.
+# A row: file, type.
+set(hadal_page
+  index.html          text/html
+  style.css           text/css
+  theme.js            text/javascript
+  app.js              text/javascript
+  markdown-it.min.js  text/javascript
+  purify.min.js       text/javascript
+  icon.svg            image/svg+xml)
+function(hadal_embed_page output)
+  set(text "#include \"serve/page.h\"\nnamespace hadal::serve {\nusing std::string_view_literals::operator\"\"sv;\nconst PageFile kPageFiles[] = {\n")
+  set(rows ${hadal_page})
+  set(count 0)
+  while(rows)
+    list(POP_FRONT rows name type)
+    set(path ${CMAKE_SOURCE_DIR}/src/serve/page/${name})
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${path})
+    file(READ ${path} content HEX)
+    file(SHA256 ${path} digest)
+    string(SUBSTRING ${digest} 0 16 tag)
+    string(REGEX REPLACE "(..)" "\\\\x\\1" content "${content}")
+    string(APPEND text "{\"/${name}\", \"${type}\", \"${tag}\", \"${content}\"sv},\n")
+    math(EXPR count "${count} + 1")
+  endwhile()
+  string(APPEND text "};\nconst int kPageFileCount = ${count};\n}\n")
+  file(CONFIGURE OUTPUT ${output} CONTENT "${text}" @ONLY)
+endfunction()
+
 # hadal_modules(): reads src/layers.txt; each module becomes hadal_<module>, linked with ${<module>_libraries}.
 function(hadal_modules)
   file(STRINGS src/layers.txt lines REGEX "^[a-z]+ *:")
@@ -42,6 +71,10 @@ function(hadal_modules)
     if(module STREQUAL "checkpoint")
       hadal_embed_configs(${CMAKE_BINARY_DIR}/generated/embedded_configs.cpp)
       list(APPEND sources ${CMAKE_BINARY_DIR}/generated/embedded_configs.cpp)
+    endif()
+    if(module STREQUAL "serve")
+      hadal_embed_page(${CMAKE_BINARY_DIR}/generated/page_files.cpp)
+      list(APPEND sources ${CMAKE_BINARY_DIR}/generated/page_files.cpp)
     endif()
     if(sources)
       add_library(hadal_${module} STATIC ${sources})

@@ -64,9 +64,12 @@ Result<int> run_serve(const ServeOptions& options) {
                                                        : HADAL_TRY(text::encoding_by_name(options.encoding));
   server_options.version = "hadal 0.1.0";
   // Changes when answers may: with the checkpoint, or with the arithmetic (docs/numerics.md).
-  server_options.fingerprint = "fp_" + HADAL_TRY(checkpoint::sampled_fingerprint(options.model)).substr(0, 8) + fmt::format("{:02x}", kArithmeticVersion);
+  server_options.fingerprint = "fp_" + HADAL_TRY(checkpoint::sampled_fingerprint(options.model)).substr(0, 8) +
+                               fmt::format("{:02x}", kArithmeticVersion);
   server_options.temperature = engine->defaults().temperature;
   server_options.top_p = engine->defaults().top_p;
+  if (auto card = read_file(options.model + "/README.md", 1 << 20); card.ok())
+    server_options.card = std::move(card).value();
   const auto server = HADAL_TRY(serve::Server::open(*engine, tokenizer, server_options));
   g_server.store(server.get());
   signal(SIGPIPE, SIG_IGN);
@@ -77,9 +80,10 @@ Result<int> run_serve(const ServeOptions& options) {
       fmt::format("http://{}{}{}:{}", is_v6 ? "[" : "", options.host, is_v6 ? "]" : "", server->port());
   fmt::print(
       "{} serves {}; Ctrl-C ends it\n"
+      "  Browsers:          {}/\n"
       "  OpenAI clients:    export OPENAI_BASE_URL={}/v1 OPENAI_API_KEY=local\n"
       "  Anthropic clients: export ANTHROPIC_BASE_URL={}/anthropic ANTHROPIC_AUTH_TOKEN=local\n",
-      url, server_options.rules.model, url, url);
+      url, server_options.rules.model, url, url, url);
   std::fflush(stdout);
   server->run();
   g_server.store(nullptr);

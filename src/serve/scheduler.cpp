@@ -230,6 +230,14 @@ void Scheduler::rest(engine::Context context, const std::string& owner) {
 }
 
 bool Scheduler::step(double now) {
+  const bool more = pass(now);
+  const Counters after = counters();
+  const std::lock_guard lock(mutex_);
+  seen_ = after;
+  return more;
+}
+
+bool Scheduler::pass(double now) {
   take_inbox();
   expire(now);
   admit();
@@ -288,6 +296,13 @@ Counters Scheduler::counters() const {
   const std::lock_guard lock(mutex_);
   now.waiting = n_waiting_;
   return now;
+}
+
+Counters Scheduler::seen() const {
+  const std::lock_guard lock(mutex_);
+  Counters then = seen_;
+  then.waiting = n_waiting_;
+  return then;
 }
 
 }  // namespace hadal::serve

@@ -11,8 +11,8 @@
 //   resident    a new prompt goes on from the longest resting state that is its true prefix, of the same key and user
 //
 // Time comes from the caller, in seconds of any clock that does not go back: tests drive a virtual one.
-// Threads: step() and counters() by one thread, the decoder's; submit(), cancel(), drain() by any. Sinks are called
-// from step() and must not block.
+// Threads: step() and counters() by one thread, the decoder's; submit(), cancel(), drain(), seen() by any. Sinks are
+// called from step() and must not block.
 #pragma once
 
 #include <atomic>
@@ -85,6 +85,7 @@ class Scheduler {
   // One pass. false: there is nothing to do until someone submits.
   bool step(double now);
   Counters counters() const;
+  Counters seen() const;  // the same as of the last step, with who waits now
 
  private:
   struct Job {
@@ -103,6 +104,7 @@ class Scheduler {
   };
   using Queue = std::deque<JobPtr>;
 
+  bool pass(double now);
   void take_inbox();
   void expire(double now);
   void admit();
@@ -134,6 +136,7 @@ class Scheduler {
   int n_waiting_ = 0;  // inbox included
   uint64_t next_id_ = 1;
   bool draining_ = false, cut_ = false;
+  Counters seen_;
 };
 
 }  // namespace hadal::serve

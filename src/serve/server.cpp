@@ -11,8 +11,10 @@
 #include <thread>
 
 #include "serve/formats.h"
+#include "serve/page.h"
 #include "serve/reply.h"
 #include "serve/request_fields.h"
+#include "serve/stats.h"
 #include "text/templates.h"
 
 namespace hadal::serve {
@@ -136,6 +138,7 @@ class ServerImpl final : public Server {
   // Every kTick, on the server's thread: signs of life, and the steps of a shutdown.
   void tick() {
     const double time = now();
+    rate_.sample(time, scheduler_.seen().tokens);
     std::erase_if(open_, [&](const std::weak_ptr<Reply>& weak) {
       const auto reply = weak.lock();
       return !reply || !reply->tick(time);
@@ -183,7 +186,10 @@ class ServerImpl final : public Server {
         {"/version", "GET", &ServerImpl::version},
         {"/tokenize", "POST", &ServerImpl::tokenize},
         {"/detokenize", "POST", &ServerImpl::detokenize},
+        {"/stats", "GET", &ServerImpl::stats},
+        {"/card", "GET", &ServerImpl::card},
     };
+    if (serve_page(request, *reply, common_headers(id))) return;
     if (request.method == "HEAD" && path == "/") return reply->send(200, common_headers(id), "");
     for (const Route& route : kRoutes) {
       if (route.path != path) continue;
@@ -384,6 +390,33 @@ class ServerImpl final : public Server {
                            {"fingerprint", options_.fingerprint}},
               id);
   }
+  // The live view of the page. Rates are of the last seconds.
+  void stats(const HttpRequest&, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
+    const Counters seen = scheduler_.seen();
+    send_json(*reply, 200,
+              json::Object{{"model", options_.rules.model},
+                           {"version", options_.version},
+                           {"encoding", text::encoding_name(options_.encoding)},
+                           {"context_length", decoder_.max_tokens()},
+                           {"uptime_seconds", now() - started_},
+                           {"running", seen.running},
+                           {"waiting", seen.waiting},
+                           {"finished", seen.finished},
+                           {"tokens_per_second", rate_.per_second()},
+                           {"tokens", seen.tokens},
+                           {"prompt_tokens", seen.prompt_tokens},
+                           {"cached_tokens", seen.reused_tokens},
+                           {"resident_bytes", resident_bytes()},
+                           {"conversation_bytes", seen.state_bytes + seen.resting_bytes},
+                           {"conversation_bytes_limit", options_.limits.kv_bytes}},
+              id);
+  }
+  void card(const HttpRequest&, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
+    if (options_.card.empty()) return send_error(*reply, {.status = 404, .message = "The model has no card"}, id);
+    Headers headers = common_headers(id);
+    headers.emplace_back("content-type", "text/plain; charset=utf-8");
+    reply->send(200, std::move(headers), options_.card);
+  }
   void tokenize(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     const auto body = body_of(request, *reply, id);
     if (!body) return;
@@ -432,6 +465,8 @@ class ServerImpl final : public Server {
   Scheduler scheduler_;
   std::vector<std::weak_ptr<Reply>> open_;  // the server's thread
   double stop_at_ = 0;
+  const double started_ = now();
+  Rate rate_;
   std::atomic<bool> stopping_{false};
 
   std::mutex mutex_;

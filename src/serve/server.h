@@ -22,6 +22,7 @@ struct ServerOptions {
   double drain_seconds = 30;
   text::Encoding encoding = text::Encoding::kV4;
   std::string version, fingerprint;
+  std::string card;                  // what the checkpoint says about itself (README.md); may be empty
   float temperature = 1, top_p = 1;  // where a request names none
 };
 

@@ -6,7 +6,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <random>
+#include <thread>
 
 #include "tests/support/fake_decoder.h"
 
@@ -197,6 +199,35 @@ TEST(Scheduler, UsersTakeTurns) {
   while (scheduler.step(0)) {
   }
   EXPECT_EQ(order, (std::vector<std::string>{"many", "one", "other", "many", "many", "many", "many"}));
+}
+
+TEST(Scheduler, OtherThreadsSeeTheLastStep) {
+  FakeDecoder decoder;
+  Scheduler scheduler(decoder, {.max_running = 1});
+  const auto first = std::make_shared<Record>(), second = std::make_shared<Record>();
+  scheduler.submit(submission({5, 6}, 20, first), 0);
+  scheduler.submit(submission({7, 8, 9}, 20, second), 0);
+  EXPECT_EQ(scheduler.seen().waiting, 2);
+  EXPECT_EQ(scheduler.seen().running, 0);
+  scheduler.step(0);
+  EXPECT_EQ(scheduler.seen().waiting, 1);
+  EXPECT_EQ(scheduler.seen().running, 1);
+  std::atomic<bool> over{false};
+  std::thread other([&] {
+    for (int64_t last = 0; !over;) {
+      const Counters seen = scheduler.seen();
+      EXPECT_GE(seen.tokens, last);
+      EXPECT_LE(seen.running, 1);
+      last = seen.tokens;
+    }
+  });
+  while (scheduler.step(0)) {
+  }
+  over = true;
+  other.join();
+  EXPECT_EQ(scheduler.seen().running, 0);
+  EXPECT_EQ(scheduler.seen().finished, 2);
+  EXPECT_EQ(scheduler.seen().tokens, scheduler.counters().tokens);
 }
 
 TEST(Scheduler, ALongPromptDoesNotHoldUpAnAnswerOrAShortPrompt) {

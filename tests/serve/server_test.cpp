@@ -11,6 +11,7 @@
 #include <atomic>
 #include <thread>
 
+#include "serve/stats.h"
 #include "tests/support/fake_decoder.h"
 #include "text/tokenizer_json.h"
 
@@ -201,6 +202,66 @@ TEST(Server, EachWrongRequestHasItsStatus) {
   EXPECT_EQ(status_of(talk(running, "GET /health HTTP/1.1\r\nHos")), 408);  // and never more
   EXPECT_EQ(status_of(talk(running, "HEAD /v1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")), 200);
   EXPECT_EQ(status_of(talk(running, "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")), 200);
+}
+
+TEST(Server, ThePageLetsNothingElseRun) {
+  const Running running;
+  const auto get = [&](const std::string& path, const std::string& more = "", const char* method = "GET") {
+    return talk(running, method + (" " + path) + " HTTP/1.1\r\nHost: x\r\n" + more + "Connection: close\r\n\r\n");
+  };
+  const std::string page = get("/");
+  EXPECT_EQ(status_of(page), 200);
+  EXPECT_NE(page.find("text/html; charset=utf-8"), std::string::npos);
+  EXPECT_NE(page.find("default-src 'none'; script-src 'self';"), std::string::npos);
+  EXPECT_EQ(page.find("unsafe-"), std::string::npos);
+  EXPECT_EQ(page.find("://"), std::string::npos) << "something from elsewhere";
+  EXPECT_EQ(get("/index.html").substr(get("/index.html").find("\r\n\r\n")), page.substr(page.find("\r\n\r\n")));
+  for (const char* path :
+       {"/app.js", "/theme.js", "/style.css", "/icon.svg", "/markdown-it.min.js", "/purify.min.js"}) {
+    EXPECT_EQ(status_of(get(path)), 200) << path;
+    EXPECT_NE(page.find(path + 1), std::string::npos) << path;
+  }
+  const size_t at = page.find("etag: ") + 6;
+  const std::string tag = page.substr(at, page.find("\r\n", at) - at);
+  const std::string known = get("/", "If-None-Match: " + tag + "\r\n");
+  EXPECT_EQ(status_of(known), 304);
+  EXPECT_TRUE(known.ends_with("\r\n\r\n"));
+  EXPECT_EQ(status_of(get("/", "If-None-Match: \"other\"\r\n")), 200);
+  EXPECT_TRUE(get("/", "", "HEAD").ends_with("\r\n\r\n"));
+  EXPECT_EQ(status_of(get("/../app.js")), 404);
+  EXPECT_EQ(status_of(talk(running, post("/app.js", "{}"))), 404);
+}
+
+TEST(Server, StatsCountWhatWasDone) {
+  ServerOptions options;
+  options.rules.model = "hadal-nano";
+  options.card = "# A card\n";
+  const Running running(options);
+  const auto get = [&](const std::string& path) {
+    return talk(running, "GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  };
+  const auto number = [&](const json::Value& stats, const char* key) { return stats.find(key)->to_int64().value(); };
+  const json::Value before = body_of(get("/stats"));
+  EXPECT_EQ(before.find("model")->as_string(), "hadal-nano");
+  EXPECT_EQ(number(before, "tokens"), 0);
+  EXPECT_GT(number(before, "resident_bytes"), 1 << 20);
+  EXPECT_EQ(status_of(talk(running, post("/chat/completions", ask("x", 12, false)))), 200);
+  const json::Value after = body_of(get("/stats"));
+  EXPECT_GT(number(after, "tokens"), 0);
+  EXPECT_GT(number(after, "prompt_tokens"), 0);
+  EXPECT_EQ(number(after, "running"), 0);
+  EXPECT_EQ(number(after, "finished"), 1);
+  EXPECT_TRUE(get("/card").ends_with("# A card\n"));
+  EXPECT_EQ(status_of(talk(Running(), "GET /card HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")), 404);
+}
+
+TEST(Rate, IsOfTheLastSeconds) {
+  Rate rate;
+  EXPECT_EQ(rate.per_second(), 0);
+  for (int i = 0; i <= 100; ++i) rate.sample(0.2 * i, 10 * i);
+  EXPECT_NEAR(rate.per_second(), 50, 1e-9);
+  for (int i = 101; i <= 120; ++i) rate.sample(0.2 * i, 1000);  // four seconds of nothing
+  EXPECT_EQ(rate.per_second(), 0);
 }
 
 TEST(Server, EveryEndpointAnswersUnderEveryName) {
