@@ -29,8 +29,11 @@ Reply::Reply(const Turn& turn, const Prompt& prompt, const ReplyContext& context
       format_(std::move(format)),
       http_(std::move(http)),
       request_id_(std::move(request_id)),
+      tools_(turn.tools),
+      think_open_(context.tokenizer->id_of(text::kThinkOpen)),
       think_close_(context.tokenizer->id_of(text::kThinkClose)),
-      parser_(prompt.thinking_open),
+      dsml_(context.tokenizer->id_of(text::kDsml)),
+      parser_(prompt.thinking_open, tools_),
       decoder_(*context.tokenizer),
       stops_(turn.stop),
       in_reasoning_(prompt.thinking_open) {
@@ -48,12 +51,26 @@ bool Reply::token(const sample::Choice& choice) {
   if (logprobs_ && !closes && answer_.calls.empty())
     (in_reasoning_ ? answer_.reasoning_choices : answer_.content_choices).push_back(choice);
   if (closes) in_reasoning_ = false;
-  if (!is_raw_) {
-    take(parser_.feed(decoder_.feed(choice.token)));
-  } else if (!context_.tokenizer->is_added(choice.token)) {
-    raw(decoder_.feed(choice.token));
+  std::string piece = decoder_.feed(choice.token);
+  if (!context_.tokenizer->is_added(choice.token)) {
+    is_raw_ ? raw(piece) : take(parser_.text(piece));
+    return !is_over();
   }
-  return !stops_.stopped();
+  // What stood before a special token, and the token itself, which is structure and no text.
+  const std::string_view spelled = context_.tokenizer->piece(choice.token);
+  if (piece.ends_with(spelled)) piece.resize(piece.size() - spelled.size());
+  if (is_raw_) {
+    raw(piece);
+    return !is_over();
+  }
+  if (!piece.empty()) take(parser_.text(piece));
+  using Special = text::ServingParser::Special;
+  take(parser_.special(choice.token == dsml_          ? Special::kDsml
+                       : choice.token == think_open_  ? Special::kThinkOpen
+                       : choice.token == think_close_ ? Special::kThinkClose
+                                                      : Special::kOther,
+                       spelled));
+  return !is_over();
 }
 
 void Reply::text(bool is_reasoning, const std::string& piece) {
@@ -107,28 +124,20 @@ void Reply::done(const Status& status, engine::Completion completion) {
     if (code == Code::kInvalid) return fail(invalid(status.error().message));
     return fail({.status = 500, .type = "server_error", .code = "server_error", .message = status.error().message});
   }
-  bool is_well_formed = false;
+  const bool is_cut = completion.finish == engine::Finish::kLength;
   if (is_raw_) {
     raw(decoder_.finish());
   } else {
-    take(parser_.feed(decoder_.finish()));
-    if (!stops_.stopped()) {
-      std::vector<text::Delta> rest;
-      if (completion.finish == engine::Finish::kStop) {
-        parser_.feed(text::kEos);
-        is_well_formed = std::holds_alternative<text::AssistantMessage>(parser_.finish(rest));
-      }
-      take(is_well_formed ? rest : parser_.cut());
-    }
+    take(parser_.text(decoder_.finish()));
+    if (!stops_.stopped()) take(parser_.finish(is_cut));
   }
   if (!stops_.stopped()) text(false, stops_.finish());
 
-  // A call's last brace comes with its closing tag: until then its arguments are no JSON.
-  for (Call& call : answer_.calls) call.is_whole = is_well_formed || json::parse(call.arguments).ok();
+  for (size_t i = 0; i < answer_.calls.size(); ++i) answer_.calls[i].is_whole = parser_.whole_calls()[i];
   const auto is_whole = [](const Call& call) { return call.is_whole; };
   answer_.stop_string = stops_.matched();
   answer_.ending = stops_.stopped()                                                    ? Ending::kStopString
-                   : completion.finish == engine::Finish::kLength                      ? Ending::kLength
+                   : is_cut                                                            ? Ending::kLength
                    : std::any_of(answer_.calls.begin(), answer_.calls.end(), is_whole) ? Ending::kToolCalls
                                                                                        : Ending::kStop;
   if (stream_) {

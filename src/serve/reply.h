@@ -15,7 +15,7 @@
 #include "serve/normalise.h"
 #include "serve/scheduler.h"
 #include "serve/turn.h"
-#include "text/stream_parser.h"
+#include "text/serving_parser.h"
 #include "text/tokenizer.h"
 
 namespace hadal::serve {
@@ -43,6 +43,7 @@ class Reply final : public Sink {
   void take(const std::vector<text::Delta>& deltas);
   void text(bool is_reasoning, const std::string& piece);
   void raw(const std::string& piece);
+  bool is_over() const { return stops_.stopped() || (!is_raw_ && parser_.over()); }
   void open();
   void write(std::string chunk);
   void begin();  // with mutex_
@@ -53,9 +54,10 @@ class Reply final : public Sink {
   const std::unique_ptr<Format> format_;
   const std::shared_ptr<HttpReply> http_;
   const std::string request_id_;
-  const std::optional<TokenId> think_close_;
+  const json::Array tools_;
+  const std::optional<TokenId> think_open_, think_close_, dsml_;
 
-  text::StreamParser parser_;
+  text::ServingParser parser_;
   text::IncrementalDecoder decoder_;
   sample::StopMatcher stops_;
   Answer answer_;

@@ -81,6 +81,18 @@ bool inflate_body(const std::string& encoding, const std::string& packed, uint64
   return false;
 }
 
+// A browser says where the page comes from that sends a request. Without keys, no page but our own may: neither by
+// another origin, nor by a name that somebody else has made point here. Programs send no Origin.
+bool is_own_page(const HttpRequest& request) {
+  const std::string origin = request.header("origin"), host = request.header("host");
+  const size_t scheme = origin.find("://");
+  if (scheme == std::string::npos || !origin.starts_with("http")) return origin != "null";
+  const std::string name =
+      host.substr(0, host.rfind(':') == std::string::npos || host.ends_with(']') ? host.size() : host.rfind(':'));
+  const bool is_local = name == "localhost" || name == "127.0.0.1" || name == "[::1]";
+  return is_local && origin.substr(scheme + 3) == host;
+}
+
 class ServerImpl final : public Server {
  public:
   ServerImpl(engine::Decoder& decoder, const text::Tokenizer& tokenizer, const ServerOptions& options)
@@ -190,6 +202,10 @@ class ServerImpl final : public Server {
         {"/card", "GET", &ServerImpl::card},
     };
     if (serve_page(request, *reply, common_headers(id))) return;
+    if (!is_own_page(request))
+      return send_error(
+          *reply, {.status = 403, .type = "permission_error", .message = "Requests of other sites' pages are refused"},
+          id);
     if (request.method == "HEAD" && path == "/") return reply->send(200, common_headers(id), "");
     for (const Route& route : kRoutes) {
       if (route.path != path) continue;

@@ -312,6 +312,25 @@ std::string gzipped(const std::string& text) {
   return out;
 }
 
+TEST(Server, PagesOfOtherSitesAreRefused) {
+  const Running running;
+  const auto status_with = [&](const std::string& host, const std::string& origin) {
+    const std::string body = ask("x", 2, false);
+    return status_of(talk(running, "POST /v1/chat/completions HTTP/1.1\r\nHost: " + host +
+                                       (origin.empty() ? "" : "\r\nOrigin: " + origin) +
+                                       "\r\nConnection: close\r\nContent-Length: " + std::to_string(body.size()) +
+                                       "\r\n\r\n" + body));
+  };
+  EXPECT_EQ(status_with("127.0.0.1:8080", ""), 200);
+  EXPECT_EQ(status_with("127.0.0.1:8080", "http://127.0.0.1:8080"), 200);
+  EXPECT_EQ(status_with("localhost:8080", "http://localhost:8080"), 200);
+  EXPECT_EQ(status_with("[::1]:8080", "http://[::1]:8080"), 200);
+  EXPECT_EQ(status_with("127.0.0.1:8080", "vscode-file://vscode-app"), 200);
+  EXPECT_EQ(status_with("127.0.0.1:8080", "https://evil.example"), 403);
+  EXPECT_EQ(status_with("127.0.0.1:8080", "null"), 403);                         // a sandboxed frame
+  EXPECT_EQ(status_with("evil.example:8080", "http://evil.example:8080"), 403);  // its name points here
+}
+
 TEST(Server, BodiesMayComePacked) {
   ServerOptions options;
   options.http.max_body = 1 << 20;

@@ -1,0 +1,596 @@
+#include "text/serving_parser.h"
+
+#include <algorithm>
+#include <cctype>
+#include <optional>
+
+#include "text/templates.h"
+
+namespace hadal::text {
+namespace {
+
+// Specials in held text: two bytes for what has a meaning, a bracket of its own around what has none.
+constexpr char kMark = '\xFF', kOtherMark = '\xFE';
+constexpr std::string_view kDsmlMark =
+    "\xFF"
+    "D";
+constexpr size_t kMostWord = 24;     // bytes of a tag's word that are waited for
+constexpr size_t kMostHeader = 512;  // and of an invoke's or a parameter's header
+constexpr std::string_view kBlanks = " \t\r\n";
+
+bool is_blank(std::string_view text) { return text.find_first_not_of(kBlanks) == std::string_view::npos; }
+std::string trimmed(std::string_view text) {
+  const size_t begin = text.find_first_not_of(kBlanks);
+  if (begin == std::string_view::npos) return "";
+  return std::string(text.substr(begin, text.find_last_not_of(kBlanks) + 1 - begin));
+}
+
+size_t distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 0; i < a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i + 1);
+    for (size_t j = 0; j < b.size(); ++j) {
+      const size_t cost = std::min({diagonal + (a[i] != b[j]), row[j] + 1, row[j + 1] + 1});
+      diagonal = std::exchange(row[j + 1], cost);
+    }
+  }
+  return row.back();
+}
+bool is_wrapper(std::string_view word) {
+  return distance(word, "tool_calls") <= 2 || distance(word, "function_calls") <= 2;
+}
+
+std::string attribute(const std::string& header, const std::string& name) {
+  const size_t at = header.find(name + "=\"");
+  if (at == std::string::npos) return "";
+  const size_t begin = at + name.size() + 2;
+  return header.substr(begin, header.find('"', begin) - begin);
+}
+
+// JSON as models write it when they think of Python: nullopt when it is none.
+std::optional<std::string> mended_json(const std::string& text) {
+  if (json::parse(text).ok()) return text;
+  if (text == "True") return "true";
+  if (text == "False") return "false";
+  if (text == "None") return "null";
+  std::string mended;
+  for (size_t i = 0; i < text.size(); ++i) {  // a comma before a bracket
+    const size_t next = text[i] == ',' ? text.find_first_not_of(kBlanks, i + 1) : std::string::npos;
+    if (next != std::string::npos && (text[next] == ']' || text[next] == '}')) continue;
+    mended += text[i];
+  }
+  if (json::parse(mended).ok()) return mended;
+  if (mended.find('"') == std::string::npos) {
+    std::replace(mended.begin(), mended.end(), '\'', '"');
+    if (json::parse(mended).ok()) return mended;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::vector<Delta> ServingParser::text(std::string_view piece) {
+  held_ += piece;
+  return run(false);
+}
+
+std::vector<Delta> ServingParser::special(Special kind, std::string_view spelled) {
+  switch (kind) {
+    case Special::kThinkOpen:
+      held_ += {kMark, 'o'};
+      break;
+    case Special::kThinkClose:
+      held_ += {kMark, 'c'};
+      break;
+    case Special::kDsml:
+      held_ += kDsmlMark;
+      break;
+    case Special::kOther:
+      held_ += kOtherMark;
+      held_ += spelled;
+      held_ += kOtherMark;
+      break;
+  }
+  return run(false);
+}
+
+std::vector<Delta> ServingParser::run(bool final) {
+  while (step(final)) {
+  }
+  return std::exchange(out_, {});
+}
+
+bool ServingParser::step(bool final) {
+  switch (state_) {
+    case State::kReasoning:
+    case State::kContent:
+      return plain(final);
+    case State::kTrial:
+      return trial(final);
+    case State::kBlock:
+      return block(final);
+    case State::kArguments:
+      return arguments(final);
+    case State::kValue:
+      return value(final);
+    case State::kRaw:
+      return raw(final);
+    case State::kOver:
+      held_.clear();
+      return false;
+  }
+  return false;
+}
+
+void ServingParser::tell(Delta::Kind kind, std::string text) {
+  if (text.empty() && kind != Delta::Kind::kToolCall) return;
+  if (kind == Delta::Kind::kReasoning || kind == Delta::Kind::kContent) at_line_ = text.back() == '\n';
+  const size_t call = whole_.empty() ? 0 : whole_.size() - 1;
+  if (!out_.empty() && out_.back().kind == kind && kind != Delta::Kind::kToolCall && out_.back().call == call) {
+    out_.back().text += text;
+  } else {
+    out_.push_back({kind, call, std::move(text)});
+  }
+}
+
+// Held text as text: specials are left out, or spelled where a value holds them.
+std::string ServingParser::visible(std::string_view raw, bool literal) const {
+  if (raw.find_first_of("\xFF\xFE") == std::string_view::npos) return std::string(raw);
+  std::string text;
+  for (size_t i = 0; i < raw.size(); ++i) {
+    if (raw[i] == kMark && i + 1 < raw.size()) {
+      const char what = raw[++i];
+      if (literal) text += what == 'D' ? kDsml : what == 'o' ? kThinkOpen : kThinkClose;
+      if (!literal && quoting_ && what == 'D') text += "｜｜DSML｜｜";
+    } else if (raw[i] == kOtherMark) {
+      const size_t end = std::min(raw.find(kOtherMark, i + 1), raw.size());
+      if (literal) text += raw.substr(i + 1, end - i - 1);
+      i = end;
+    } else {
+      text += raw[i];
+    }
+  }
+  return text;
+}
+
+// The first DSML token from `from` on, and the tag that it is part of.
+ServingParser::Found ServingParser::find_tag(size_t from, bool final, Tag& tag) const {
+  const size_t mark = held_.find(kDsmlMark, from);
+  if (mark == std::string::npos) return Found::kNone;
+  const std::string_view before = std::string_view(held_).substr(0, mark);
+  tag.closes = before.ends_with("</");
+  tag.begin = mark - (tag.closes ? 2 : before.ends_with("<") ? 1 : 0);
+  const std::string_view rest = std::string_view(held_).substr(mark + kDsmlMark.size());
+  const size_t begin = rest.starts_with(' ') ? 1 : 0;
+  const size_t end = std::min(rest.find_first_of("> \n\t\r\"\xFF\xFE", begin), rest.size());
+  if (end == rest.size() && rest.size() < kMostWord && !final) return Found::kMore;
+  tag.word = std::string(rest.substr(begin, std::min(end, kMostWord) - begin));
+  tag.end = mark + kDsmlMark.size() + std::min(end, kMostWord);
+  if (tag.end < held_.size() && held_[tag.end] == '>') ++tag.end;
+  return tag.begin == mark ? Found::kStray : Found::kTag;
+}
+
+// Reasoning and content.
+bool ServingParser::plain(bool final) {
+  const bool reasons = state_ == State::kReasoning;
+  const Delta::Kind kind = reasons ? Delta::Kind::kReasoning : Delta::Kind::kContent;
+  const size_t mark = held_.find(kMark);
+  // What may become a tag's beginning waits: "<", "</", and the newlines that belong to the wrapper.
+  const auto certain = [](std::string_view text) {
+    size_t n = text.size();
+    n -= text.ends_with("</") ? 2 : text.ends_with("<") ? 1 : 0;
+    for (int i = 0; i < 2 && n > 0 && text[n - 1] == '\n'; ++i) --n;
+    return n;
+  };
+  if (mark == std::string::npos) {
+    const size_t n = final ? held_.size() : certain(held_);
+    tell(kind, visible(std::string_view(held_).substr(0, n), false));
+    take(n);
+    return false;
+  }
+  if (held_[mark + 1] != 'D') {
+    tell(kind, visible(std::string_view(held_).substr(0, mark), false));
+    const bool closes = held_[mark + 1] == 'c';
+    take(mark + 2);
+    if (closes) {
+      if (reasons) state_ = State::kContent;
+      quoting_ = false;
+      at_line_ = true;
+    } else if (!reasons && thinking_) {
+      state_ = State::kReasoning;
+    }
+    return true;
+  }
+  if (reasons && quoting_) {
+    tell(kind, visible(std::string_view(held_).substr(0, mark + 2), false));
+    take(mark + 2);
+    return true;
+  }
+  Tag tag;
+  const Found found = find_tag(0, final, tag);
+  if (found == Found::kMore) {
+    const size_t n = certain(std::string_view(held_).substr(0, mark));
+    tell(kind, visible(std::string_view(held_).substr(0, n), false));
+    take(n);
+    return false;
+  }
+  const bool opens = found == Found::kTag && !tag.closes;
+  std::string_view before = std::string_view(held_).substr(0, tag.begin);
+  if (opens && is_wrapper(tag.word)) {
+    if (before.ends_with("\n\n")) before.remove_suffix(2);
+    if (tag.word != "tool_calls") ++n_repaired_;
+    tell(kind, visible(before, false));
+    if (reasons) {
+      take(before.size());
+      trial_in_reasoning_ = true;
+      state_ = State::kTrial;
+    } else {
+      take(tag.end);
+      state_ = State::kBlock;
+    }
+    return true;
+  }
+  const bool begins_line = before.empty() ? at_line_ : before.back() == '\n';
+  if (opens && !reasons && tag.word == "invoke" && begins_line) {  // without its wrapper
+    while (before.ends_with("\n")) before.remove_suffix(1);
+    tell(kind, visible(before, false));
+    take(before.size());
+    trial_in_reasoning_ = false;
+    state_ = State::kTrial;
+    return true;
+  }
+  tell(kind, visible(before, false));
+  take(before.size());
+  tag.end -= tag.begin;
+  tag.begin = 0;
+  if (!final && held_.size() <= tag.end + kMostWord && held_.find_first_of(">\n") == std::string::npos) return false;
+  leave_out(tag);
+  return true;
+}
+
+// No tag that belongs here: it goes, to its end or as far as a tag may reach.
+void ServingParser::leave_out(const Tag& tag) {
+  ++n_repaired_;
+  const size_t close = held_.find_first_of(">\n", tag.begin);
+  const bool is_near = close != std::string::npos && close <= tag.end + kMostWord;
+  take(is_near ? close + (held_[close] == '>') : tag.end);
+}
+
+// A block where none belongs: in reasoning, or without its wrapper. It is a call if nothing but the end follows.
+bool ServingParser::trial(bool final) {
+  Tag first;
+  if (find_tag(0, final, first) == Found::kMore) return false;
+  const size_t inside = first.end;
+  if (trial_in_reasoning_) {
+    // A quotation seldom goes on with an invoke.
+    const size_t next = held_.find_first_not_of(kBlanks, inside);
+    if (next != std::string::npos && held_[next] != '<') return reject_trial(), true;
+    if (next != std::string::npos && next + 2 < held_.size() && held_.compare(next + 1, 2, kDsmlMark) != 0)
+      return reject_trial(), true;
+  }
+  if (held_.find("\xFF"
+                 "c",
+                 scanned_) != std::string::npos)
+    return reject_trial(), true;  // it thought on
+  for (size_t at = std::max(scanned_, inside);;) {
+    Tag tag;
+    const Found found = find_tag(at, final, tag);
+    if (found == Found::kMore) break;
+    if (found == Found::kNone) {
+      scanned_ = std::max(inside, held_.size() - std::min<size_t>(held_.size(), 2));
+      break;
+    }
+    if (found == Found::kTag && tag.closes && is_wrapper(tag.word)) {
+      if (!is_blank(std::string_view(held_).substr(tag.end))) return reject_trial(), true;
+      break;
+    }
+    at = tag.end;
+    scanned_ = tag.begin;
+  }
+  if (!final) return false;
+  if (!accept_trial()) reject_trial();
+  return true;
+}
+
+bool ServingParser::accept_trial() {
+  ServingParser parser(false, tools_);
+  if (!trial_in_reasoning_) parser.state_ = State::kBlock;
+  parser.held_ = held_;
+  std::vector<Delta> deltas = parser.run(false);
+  for (Delta& delta : parser.finish(cut_)) deltas.push_back(std::move(delta));
+  const bool all_whole = std::find(parser.whole_.begin(), parser.whole_.end(), false) == parser.whole_.end();
+  if (parser.whole_.empty() || !all_whole || parser.undeclared_ || parser.stray_) return false;
+  if (std::any_of(deltas.begin(), deltas.end(), [](const Delta& d) { return d.kind == Delta::Kind::kContent; }))
+    return false;
+  for (Delta& delta : deltas) out_.push_back(std::move(delta));
+  whole_ = parser.whole_;
+  n_repaired_ += 1 + parser.n_repaired_;
+  held_.clear();
+  state_ = State::kOver;
+  return true;
+}
+
+void ServingParser::reject_trial() {
+  scanned_ = 0;
+  if (trial_in_reasoning_) {
+    state_ = State::kReasoning;
+    quoting_ = true;
+    return;
+  }
+  state_ = State::kContent;
+  Tag tag;
+  find_tag(0, true, tag);
+  at_line_ = false;
+  leave_out(tag);
+}
+
+// Between the wrapper's tags: invokes.
+bool ServingParser::block(bool final) {
+  Tag tag;
+  const Found found = find_tag(0, final, tag);
+  if (found == Found::kNone) {
+    const size_t n = held_.size() - std::min<size_t>(held_.size(), 2);  // "</" may begin a tag
+    stray_ = stray_ || !is_blank(std::string_view(held_).substr(0, n));
+    take(n);
+    return false;
+  }
+  if (found == Found::kMore) return false;
+  stray_ = stray_ || !is_blank(std::string_view(held_).substr(0, tag.begin));
+  if (tag.closes) {
+    const bool ends = tag.word != "invoke" && tag.word != "parameter";
+    take(tag.end);
+    if (ends) state_ = State::kOver;
+    return true;
+  }
+  if (tag.word != "invoke") {
+    take(tag.end);
+    return true;
+  }
+  const size_t end = held_.find_first_of(">\n", tag.begin);
+  if (end == std::string::npos && !final && held_.size() - tag.begin < kMostHeader) return false;
+  std::string name = attribute(held_.substr(tag.begin, end - tag.begin), "name");
+  take(end == std::string::npos ? held_.size() : end + (held_[end] == '>'));
+  if (!is_declared(name)) {
+    const size_t junk =
+        std::find_if(name.begin(), name.end(),
+                     [](unsigned char c) {
+                       return c < 0x80 && !std::isalnum(c) && c != '_' && c != '.' && c != ':' && c != '-';
+                     }) -
+        name.begin();
+    const bool has_junk = junk < name.size();
+    name.resize(junk);
+    if (name.empty() || (has_junk && !is_declared(name))) {
+      state_ = State::kOver;
+      return true;
+    }
+    n_repaired_ += has_junk;
+  }
+  undeclared_ = undeclared_ || !is_declared(name);
+  names_.push_back(name);
+  whole_.push_back(false);
+  keys_.clear();
+  opened_ = may_wrap_ = false;
+  tell(Delta::Kind::kToolCall, name);
+  state_ = State::kArguments;
+  return true;
+}
+
+// Between the tags of an invoke: parameters.
+bool ServingParser::arguments(bool final) {
+  const size_t next = held_.find_first_not_of(kBlanks);
+  if (next != std::string::npos && held_[next] == '{' && keys_.empty()) {
+    state_ = State::kRaw;
+    return true;
+  }
+  Tag tag;
+  const Found found = find_tag(0, final, tag);
+  if (found == Found::kNone) {
+    const size_t n = held_.size() - std::min<size_t>(held_.size(), 2);
+    stray_ = stray_ || !is_blank(std::string_view(held_).substr(0, n));
+    take(n);
+    return false;
+  }
+  if (found == Found::kMore) return false;
+  stray_ = stray_ || !is_blank(std::string_view(held_).substr(0, tag.begin));
+  if (!tag.closes && tag.word == "parameter") {
+    const size_t end = held_.find('>', tag.begin);
+    if (end == std::string::npos && !final && held_.size() - tag.begin < kMostHeader) return false;
+    const std::string header = held_.substr(tag.begin, end - tag.begin);
+    take(end == std::string::npos ? held_.size() : end + 1);
+    begin_parameter(header);
+    return true;
+  }
+  if (tag.closes && tag.word == "parameter") {
+    take(tag.end);
+    return true;
+  }
+  if (tag.closes && tag.word == "invoke") {
+    take(tag.end);
+  } else {
+    ++n_repaired_;  // its closing tag is missing
+  }
+  end_call();
+  return true;
+}
+
+void ServingParser::begin_parameter(const std::string& header) {
+  key_ = attribute(header, "name");
+  const std::string is_string = attribute(header, "string");
+  kind_ = is_string == "true" ? Kind::kString : is_string == "false" ? Kind::kJson : Kind::kGuess;
+  n_repaired_ += kind_ == Kind::kGuess;
+  const json::Value* schema = parameters();
+  may_wrap_ = keys_.empty() && (key_ == "arguments" || key_ == "input") && schema && schema->find("properties") &&
+              !property(key_);
+  if (!may_wrap_ && kind_ == Kind::kString) {
+    key(key_);
+    tell(Delta::Kind::kArguments, "\"");
+  }
+  state_ = State::kValue;
+  scanned_ = 0;
+}
+
+void ServingParser::key(const std::string& name) {
+  n_repaired_ += std::find(keys_.begin(), keys_.end(), name) != keys_.end();
+  keys_.push_back(name);
+  tell(Delta::Kind::kArguments, (std::exchange(opened_, true) ? ", " : "{") + json::quote(name) + ": ");
+}
+
+// Up to the closing tag, or to what can only follow one. Anything else in it is its text.
+bool ServingParser::value(bool final) {
+  const bool streams = kind_ == Kind::kString && !may_wrap_;
+  const auto say = [&](size_t n) {
+    const std::string quoted = json::quote(visible(std::string_view(held_).substr(0, n), true));
+    tell(Delta::Kind::kArguments, quoted.substr(1, quoted.size() - 2));
+    take(n);
+  };
+  Tag tag;
+  Found found = Found::kNone;
+  size_t from = scanned_;
+  for (;; from = tag.end) {
+    found = find_tag(from, final, tag);
+    if (found == Found::kNone || found == Found::kMore) break;
+    if (found == Found::kStray) continue;
+    constexpr std::string_view kNamed = " name=\"";
+    const bool is_parameter = tag.word == "parameter";
+    if (is_parameter && !tag.closes && !final && held_.size() < tag.end + kNamed.size()) {
+      found = Found::kMore;
+      break;
+    }
+    const bool ends = tag.closes ? is_parameter || tag.word == "invoke"
+                                 : is_parameter && held_.compare(tag.end, kNamed.size(), kNamed) == 0;
+    if (ends) break;
+  }
+  if (found == Found::kTag) {
+    const bool is_closed = tag.closes && tag.word == "parameter";
+    if (is_closed && held_[tag.end - 1] != '>' && tag.end == held_.size() && !final) return false;
+    n_repaired_ += !is_closed;
+    if (streams) {
+      const size_t n = tag.begin, whole = tag.end - n;
+      say(n);
+      tell(Delta::Kind::kArguments, "\"");
+      if (is_closed) take(whole);
+    } else {
+      std::string text = visible(std::string_view(held_).substr(0, tag.begin), true);
+      take(is_closed ? tag.end : tag.begin);
+      end_value(std::move(text));
+    }
+    state_ = State::kArguments;
+    return true;
+  }
+  // Nothing ends it yet. What may begin a tag waits.
+  size_t n = found == Found::kMore ? tag.begin : held_.size();
+  if (found == Found::kNone && !final) {
+    n -= held_.ends_with("</") ? 2 : held_.ends_with("<") ? 1 : 0;
+  }
+  // A closed bracket of a special stands whole in held_: it came in one piece.
+  if (streams) {
+    say(n);
+    scanned_ = 0;
+  } else {
+    scanned_ = n;
+  }
+  return false;
+}
+
+void ServingParser::end_value(std::string text) {
+  const std::string bare = trimmed(text);
+  if (may_wrap_) {
+    may_wrap_ = false;
+    const auto all = json::parse(bare);
+    const bool fits = all.ok() && all.value().is_object() && !all.value().as_object().empty() &&
+                      std::all_of(all.value().as_object().begin(), all.value().as_object().end(),
+                                  [&](const json::Member& member) { return property(member.first) != nullptr; });
+    if (fits) {
+      ++n_repaired_;
+      for (const auto& [name, item] : all.value().as_object()) {
+        key(name);
+        tell(Delta::Kind::kArguments, json::dump(item));
+      }
+      return;
+    }
+  }
+  key(key_);
+  const json::Value* schema = property(key_);
+  const json::Value* type = schema ? schema->find("type") : nullptr;
+  const bool wants_text = type && type->is_string() && type->as_string() == "string";
+  const auto mended =
+      kind_ == Kind::kString || (kind_ == Kind::kGuess && wants_text) ? std::nullopt : mended_json(bare);
+  n_repaired_ += mended ? *mended != bare : kind_ == Kind::kJson;
+  tell(Delta::Kind::kArguments, mended ? *mended : json::quote(text));
+}
+
+// Arguments as a JSON object instead of parameters.
+bool ServingParser::raw(bool final) {
+  Tag tag;
+  const Found found = find_tag(0, final, tag);
+  if (found != Found::kTag && !final) return false;
+  const auto object =
+      mended_json(trimmed(std::string_view(held_).substr(0, found == Found::kTag ? tag.begin : held_.size())));
+  ++n_repaired_;
+  take(found != Found::kTag ? held_.size() : tag.closes && tag.word == "invoke" ? tag.end : tag.begin);
+  state_ = State::kBlock;
+  if (object) {
+    tell(Delta::Kind::kArguments, *object);
+    whole_.back() = found == Found::kTag || final;
+  }
+  return true;
+}
+
+void ServingParser::end_call() {
+  tell(Delta::Kind::kArguments, opened_ ? "}" : "{}");
+  whole_.back() = true;
+  state_ = State::kBlock;
+}
+
+std::vector<Delta> ServingParser::finish(bool cut) {
+  cut_ = cut;
+  if (!cut || state_ == State::kReasoning || state_ == State::kContent || state_ == State::kTrial) {
+    while (step(true)) {
+    }
+  }
+  if (!cut && (state_ == State::kValue || state_ == State::kArguments)) {
+    // The model ended it: only tags are missing, if all that is required is there.
+    if (state_ == State::kValue) {
+      if (kind_ == Kind::kString && !may_wrap_) {
+        tell(Delta::Kind::kArguments, "\"");
+      } else {
+        end_value(visible(held_, true));
+      }
+    }
+    if (has_required()) {
+      ++n_repaired_;
+      end_call();
+    }
+  }
+  held_.clear();
+  return std::exchange(out_, {});
+}
+
+const json::Value* ServingParser::parameters() const {
+  for (const json::Value& tool : tools_)
+    if (const json::Value* name = tool.find("name"); name && name->is_string() && name->as_string() == names_.back())
+      return tool.find("parameters");
+  return nullptr;
+}
+const json::Value* ServingParser::property(std::string_view name) const {
+  const json::Value* schema = parameters();
+  const json::Value* properties = schema ? schema->find("properties") : nullptr;
+  return properties ? properties->find(name) : nullptr;
+}
+bool ServingParser::has_required() const {
+  const json::Value* schema = parameters();
+  const json::Value* required = schema ? schema->find("required") : nullptr;
+  return !required || !required->is_array() ||
+         std::all_of(required->as_array().begin(), required->as_array().end(), [&](const json::Value& name) {
+           return name.is_string() && std::find(keys_.begin(), keys_.end(), name.as_string()) != keys_.end();
+         });
+}
+bool ServingParser::is_declared(std::string_view name) const {
+  return std::any_of(tools_.begin(), tools_.end(), [&](const json::Value& tool) {
+    const json::Value* own = tool.find("name");
+    return own && own->is_string() && own->as_string() == name;
+  });
+}
+
+}  // namespace hadal::text
