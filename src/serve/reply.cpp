@@ -48,11 +48,10 @@ bool Reply::token(const sample::Choice& choice) {
   ++answer_.tokens;
   const bool closes = in_reasoning_ && choice.token == think_close_;
   if (in_reasoning_ && !closes) ++answer_.reasoning_tokens;
-  if (logprobs_ && !closes && answer_.calls.empty())
-    (in_reasoning_ ? answer_.reasoning_choices : answer_.content_choices).push_back(choice);
   if (closes) in_reasoning_ = false;
   std::string piece = decoder_.feed(choice.token);
   if (!context_.tokenizer->is_added(choice.token)) {
+    if (logprobs_) choices_.push_back(choice);
     is_raw_ ? raw(piece) : take(parser_.text(piece));
     return !is_over();
   }
@@ -70,16 +69,32 @@ bool Reply::token(const sample::Choice& choice) {
                        : choice.token == think_close_ ? Special::kThinkClose
                                                       : Special::kOther,
                        spelled));
+  if (choice.token != dsml_) {  // what it did not tell belongs to no text
+    choices_.clear();
+    told_bytes_ = 0;
+  }
   return !is_over();
 }
 
 void Reply::text(bool is_reasoning, const std::string& piece) {
   if (piece.empty()) return;
   (is_reasoning ? answer_.reasoning : answer_.content) += piece;
+  release_choices(is_reasoning, piece.size());
   if (!stream_) return;
   open();
   write(format_->text(answer_, is_reasoning, piece));
 }
+// A token has its entry when its last byte has been told: markup and what a stop string cut have none.
+void Reply::release_choices(bool is_reasoning, size_t bytes) {
+  told_bytes_ += bytes;
+  while (!choices_.empty() && context_.tokenizer->piece(choices_.front().token).size() <= told_bytes_) {
+    told_bytes_ -= context_.tokenizer->piece(choices_.front().token).size();
+    (is_reasoning ? answer_.reasoning_choices : answer_.content_choices).push_back(std::move(choices_.front()));
+    choices_.pop_front();
+  }
+  if (choices_.empty()) told_bytes_ = 0;
+}
+
 void Reply::raw(const std::string& piece) {
   if (!stops_.stopped()) text(false, stops_.feed(piece));
 }
@@ -99,6 +114,8 @@ void Reply::take(const std::vector<text::Delta>& deltas) {
         break;
       case text::Delta::Kind::kToolCall:
         text(false, stops_.finish());
+        choices_.clear();
+        told_bytes_ = 0;
         answer_.calls.push_back({fmt::format("call_{:02}_{}", delta.call, random_base62(24)), delta.text, ""});
         if (!stream_) break;
         open();

@@ -4,6 +4,7 @@
 // Threads: the scheduler's calls, tick() from the server's.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -42,6 +43,7 @@ class Reply final : public Sink {
  private:
   void take(const std::vector<text::Delta>& deltas);
   void text(bool is_reasoning, const std::string& piece);
+  void release_choices(bool is_reasoning, size_t bytes);
   void raw(const std::string& piece);
   bool is_over() const { return stops_.stopped() || (!is_raw_ && parser_.over()); }
   void open();
@@ -61,6 +63,8 @@ class Reply final : public Sink {
   text::IncrementalDecoder decoder_;
   sample::StopMatcher stops_;
   Answer answer_;
+  std::deque<sample::Choice> choices_;  // for logprobs: tokens whose text has not been told yet
+  size_t told_bytes_ = 0;               // of the first of them
   bool in_reasoning_, opened_ = false;
 
   std::mutex mutex_;  // of what follows: the two threads meet here

@@ -370,7 +370,7 @@ bool ServingParser::block(bool final) {
   names_.push_back(name);
   whole_.push_back(false);
   keys_.clear();
-  opened_ = may_wrap_ = false;
+  opened_ = may_wrap_ = call_stray_ = false;
   tell(Delta::Kind::kToolCall, name);
   state_ = State::kArguments;
   return true;
@@ -379,7 +379,7 @@ bool ServingParser::block(bool final) {
 // Between the tags of an invoke: parameters.
 bool ServingParser::arguments(bool final) {
   const size_t next = held_.find_first_not_of(kBlanks);
-  if (next != std::string::npos && held_[next] == '{' && keys_.empty()) {
+  if (next != std::string::npos && held_[next] == '{' && keys_.empty() && !call_stray_) {
     state_ = State::kRaw;
     return true;
   }
@@ -387,12 +387,14 @@ bool ServingParser::arguments(bool final) {
   const Found found = find_tag(0, final, tag);
   if (found == Found::kNone) {
     const size_t n = held_.size() - std::min<size_t>(held_.size(), 2);
-    stray_ = stray_ || !is_blank(std::string_view(held_).substr(0, n));
+    call_stray_ = call_stray_ || !is_blank(std::string_view(held_).substr(0, n));
+    stray_ = stray_ || call_stray_;
     take(n);
     return false;
   }
   if (found == Found::kMore) return false;
-  stray_ = stray_ || !is_blank(std::string_view(held_).substr(0, tag.begin));
+  call_stray_ = call_stray_ || !is_blank(std::string_view(held_).substr(0, tag.begin));
+  stray_ = stray_ || call_stray_;
   if (!tag.closes && tag.word == "parameter") {
     const size_t end = held_.find('>', tag.begin);
     if (end == std::string::npos && !final && held_.size() - tag.begin < kMostHeader) return false;

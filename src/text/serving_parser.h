@@ -84,7 +84,8 @@ class ServingParser {
 
   // The open call and parameter.
   std::vector<std::string> keys_;
-  bool opened_ = false;  // "{" was told
+  bool opened_ = false;      // "{" was told
+  bool call_stray_ = false;  // text stood between its tags
   std::string key_;
   enum class Kind { kString, kJson, kGuess } kind_ = Kind::kString;
   bool may_wrap_ = false;  // the value may hold all arguments

@@ -46,12 +46,13 @@ struct Case {
   bool offers_tools = true;
 };
 
-std::string answer_of(const Case& c, Wire wire, bool stream, Status status = {}) {
+std::string answer_of(const Case& c, Wire wire, bool stream, Status status = {}, bool logprobs = false) {
   Turn turn;
   turn.model = "m";
   turn.effort = c.thinking ? Effort::kHigh : Effort::kOff;
   turn.stream = stream;
   turn.stop = c.stop;
+  turn.logprobs = logprobs;
   if (c.offers_tools) turn.tools.push_back(json::Object{{"name", "f"}});
   Prompt prompt;
   prompt.ids = {0, 1, 2};
@@ -302,6 +303,31 @@ TEST(Reply, ALengthDropsOnlyTheCallThatItCut) {
   for (const Wire wire : kWires) EXPECT_EQ(whole(c, wire).calls, first);
   EXPECT_EQ(whole(c, Wire::kChat).end, "length");
   EXPECT_EQ(whole(c, Wire::kMessages).end, "max_tokens");
+}
+
+TEST(Reply, LogprobsAreOfTextOnly) {
+  const auto logged = [](const Case& c, bool stream) {
+    const std::string body = answer_of(c, Wire::kChat, stream, {}, true);
+    std::string reasoning, content;
+    const auto add = [&](const Value& choice) {
+      const Value* logprobs = choice.find("logprobs");
+      if (!logprobs || logprobs->is_null()) return;
+      for (const auto& [key, into] : {std::pair{"reasoning_content", &reasoning}, std::pair{"content", &content}})
+        if (const Value* list = logprobs->find(key); list && list->is_array())
+          for (const Value& entry : list->as_array()) *into += text_of(entry, "token");
+    };
+    if (!stream) add(parse(body).find("choices")->as_array().at(0));
+    if (stream)
+      for (const auto& [name, data] : events_of(body))
+        if (data != "[DONE]") add(parse(data).find("choices")->as_array().at(0));
+    return reasoning + "|" + content;
+  };
+  for (const bool stream : {false, true}) {
+    EXPECT_EQ(logged({.text = "why</think>so it is"}, stream), "why|so it is");
+    EXPECT_EQ(logged({.text = "why</think>look" + kCalls}, stream), "why|look");
+    EXPECT_EQ(logged({.text = "why</think>one STOP two", .stop = {"STOP"}}, stream), "why|one ");
+    EXPECT_EQ(logged({.text = "a\n\nb", .thinking = false}, stream), "|a\n\nb");
+  }
 }
 
 TEST(Reply, AFailureIsToldInEveryFormat) {
