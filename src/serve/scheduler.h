@@ -68,8 +68,7 @@ enum class Refusal { kQueueFull, kKeyLimit, kDraining };
 class Scheduler {
  public:
   Scheduler(engine::Decoder& decoder, const Limits& limits)
-      : decoder_(decoder),
-        limits_(limits),
+      : limits_(limits),
         layout_(std::make_shared<const kv::Layout>(decoder.new_sequence().layout())),
         batch_(decoder, limits.rows_per_step) {}
 
@@ -118,7 +117,6 @@ class Scheduler {
   int64_t needed_bytes(int64_t n_tokens) const;
   static std::string owner_of(const Submission& submission) { return submission.key + '\n' + submission.user; }
 
-  engine::Decoder& decoder_;
   const Limits limits_;
   const std::shared_ptr<const kv::Layout> layout_;
   engine::Batch batch_;
