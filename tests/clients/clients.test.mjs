@@ -111,6 +111,27 @@ test("openai: stop, max_tokens, logprobs", async () => {
   assert.equal(scored.choices[0].logprobs.content[0].top_logprobs.length, 2);
 });
 
+test("openai: structured output and strict tools", async () => {
+  const said = 'SAY {"city": "Bern", "days": 2}';
+  const schema = { ...parameters, required: ["city", "days"], additionalProperties: false };
+  const parsed = await openai().chat.completions.parse({ model, messages: [{ role: "user", content: said }],
+    response_format: { type: "json_schema", json_schema: { name: "x", strict: true, schema } } });
+  assert.deepEqual(parsed.choices[0].message.parsed, { city: "Bern", days: 2 });
+  const object = await openai().chat.completions.create({ model, messages: [{ role: "user", content: said }],
+    response_format: { type: "json_object" } });
+  assert.deepEqual(JSON.parse(object.choices[0].message.content), { city: "Bern", days: 2 });
+  const strict = [{ type: "function", function: { name: "weather", strict: true, parameters: schema } }];
+  const called = await openai().chat.completions.create({ model, tools: strict,
+    messages: [{ role: "user", content: 'CALL weather {"city": "Bern", "days": 2}' }] });
+  assert.deepEqual(JSON.parse(called.choices[0].message.tool_calls[0].function.arguments), { city: "Bern", days: 2 });
+  const response = await openai().responses.create({ model, input: said,
+    text: { format: { type: "json_schema", name: "x", strict: true, schema } } });
+  assert.deepEqual(JSON.parse(response.output_text), { city: "Bern", days: 2 });
+  await assert.rejects(openai().chat.completions.create({ model, messages: [{ role: "user", content: said }],
+    response_format: { type: "json_schema", json_schema: { name: "x", strict: true, schema: { not: {} } } } }),
+    (e) => e instanceof OpenAI.BadRequestError && /not/.test(e.message));
+});
+
 test("openai: errors have their classes", async () => {
   const ask = (more) => openai().chat.completions.create({ model, messages: [{ role: "user", content: "x" }], ...more });
   await assert.rejects(ask({ model: "gpt-9" }), (e) => e instanceof OpenAI.BadRequestError && /Model Not Exist/.test(e.message));
@@ -198,6 +219,13 @@ test("anthropic: a tool loop", async () => {
     const end = await ask();
     assert.equal(end.content.at(-1).text, "Done: Bern: snow");
   }
+});
+
+test("anthropic: structured output", async () => {
+  const message = await anthropic().messages.create({ model, max_tokens: 1000,
+    messages: [{ role: "user", content: 'SAY {"city": "Bern"}' }],
+    output_config: { format: { type: "json_schema", schema: parameters } } });
+  assert.deepEqual(JSON.parse(message.content.at(-1).text), { city: "Bern" });
 });
 
 test("anthropic: stop sequences, limits, counting, models", async () => {
