@@ -88,9 +88,9 @@ std::optional<std::string> format_pattern(std::string_view name) {
     const std::string h = "[0-9A-Fa-f]{1,4}";
     const std::string last = fmt::format("({}:{}|{})", h, h, v4);
     std::string all = fmt::format("({0}:){{6}}{1}|::({0}:){{5}}{1}", h, last);
-    for (int before = 1; before <= 5; ++before)  // groups before "::", at least one is left out
-      all += fmt::format("|({0}:){{0,{1}}}{0}::({0}:){{{2}}}{3}", h, before - 1, 5 - before, last);
-    all += fmt::format("|({0}:){{0,5}}{0}::{0}|({0}:){{0,6}}{0}::|::{0}|::", h);
+    for (int before = 1; before <= 5; ++before)  // groups before "::", at most so many
+      all += fmt::format("|(({0}:){{0,{1}}}{0})?::({0}:){{{2}}}{3}", h, before - 1, 5 - before, last);
+    all += fmt::format("|(({0}:){{0,5}}{0})?::{0}|(({0}:){{0,6}}{0})?::", h);
     body = all;
   } else if (name == "uuid") {
     body = "[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}";
