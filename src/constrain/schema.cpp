@@ -70,6 +70,12 @@ constexpr std::string_view kDate =
     "([0-9]{4}-(0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|[0-9]{4}-(0[469]|11)-(0[1-9]|[12][0-9]|30)|"
     "[0-9]{4}-02-(0[1-9]|1[0-9]|2[0-8])|"
     "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29)";
+// At most 40 digits, and no exponent that a double cannot hold: a number ends, and every reader can take it.
+constexpr std::string_view kWholeNumbers = "^(0|-?[1-9][0-9]{0,39})$";
+constexpr std::string_view kDecimals = "^(0|-?[1-9][0-9]{0,39}|-?(0|[1-9][0-9]{0,39})\\.[0-9]{1,20})$";
+constexpr std::string_view kAllNumbers =
+    "^-?((0|[1-9][0-9]{0,39})(\\.[0-9]{1,40})?|"
+    "[0-9](\\.[0-9]{1,40})?[eE][+-]?([0-9]{1,2}|[12][0-9]{2}|30[0-7]))$";
 constexpr std::string_view kByte = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
 
 std::optional<std::string> format_pattern(std::string_view name) {
@@ -395,9 +401,8 @@ class Compiler {
     return once(string_, [&](auto& rule) { rule = string_rule(text_dfa(), false, true); });
   }
   Rule number(bool integer) {
-    return once(integer ? integer_ : number_, [&](auto& rule) {
-      rule = number_rule(integer ? "^(0|-?[1-9][0-9]*)$" : "^-?(0|[1-9][0-9]*)(\\.[0-9]+)?([eE][+-]?[0-9]+)?$");
-    });
+    return once(integer ? integer_ : number_,
+                [&](auto& rule) { rule = number_rule(integer ? kWholeNumbers : kAllNumbers); });
   }
   Rule number_rule(std::string_view pattern) { return string_rule(search(pattern).value(), true, false); }
 
@@ -957,7 +962,7 @@ class Compiler {
   }
 
   std::optional<Dfa> numbers_of(const Value& schema, bool integer, const std::string& path) {
-    Dfa dfa = search(integer ? "^(0|-?[1-9][0-9]*)$" : "^(0|-?[1-9][0-9]*|-?(0|[1-9][0-9]*)\\.[0-9]{1,20})$").value();
+    Dfa dfa = search(integer ? kWholeNumbers : kDecimals).value();
     const auto also = [&](const Result<Dfa>& more, std::string_view key) {
       const auto joined = more.ok() ? both(dfa, more.value()) : more;
       if (!joined.ok()) return unsupported(path, key, "is too large");

@@ -9,7 +9,7 @@
 //
 // JSON is offered in one form: keys in the schema's order, others after them; between tokens nothing, a space, or a
 // newline and up to 32 spaces; whole numbers without fraction where the type is integer, bounded numbers without
-// exponent. Objects that a schema leaves open may repeat a key of their own.
+// exponent, none with more than 40 digits. Objects that a schema leaves open may repeat a key of their own.
 #pragma once
 
 #include <string>
