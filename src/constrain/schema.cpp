@@ -72,7 +72,7 @@ constexpr std::string_view kDate =
     "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29)";
 // At most 40 digits, and no exponent that a double cannot hold: a number ends, and every reader can take it.
 constexpr std::string_view kWholeNumbers = "^(0|-?[1-9][0-9]{0,39})$";
-constexpr std::string_view kDecimals = "^(0|-?[1-9][0-9]{0,39}|-?(0|[1-9][0-9]{0,39})\\.[0-9]{1,20})$";
+constexpr std::string_view kDecimals = "^(0|-?[1-9][0-9]{0,17}|-?(0|[1-9][0-9]{0,17})\\.[0-9]{1,15})$";
 constexpr std::string_view kAllNumbers =
     "^-?((0|[1-9][0-9]{0,39})(\\.[0-9]{1,40})?|"
     "[0-9](\\.[0-9]{1,40})?[eE][+-]?([0-9]{1,2}|[12][0-9]{2}|30[0-7]))$";

@@ -163,7 +163,13 @@ void Batch::after_forward(int id, Running& running, int64_t n_read, std::span<co
         {.id = id, .kind = Event::Kind::kRead, .prompt_done = length, .choice = {}, .finish = {}, .error = {}});
   }
   if (logits.empty()) return;
-  auto choice = running.sampler.pick(logits, length);
+  sample::Constraint* constraint = running.request.constraint.get();
+  allowed_.clear();
+  if (constraint) {
+    allowed_.resize((logits.size() + 63) / 64);
+    constraint->mask(allowed_);
+  }
+  auto choice = running.sampler.pick(logits, length, allowed_);
   if (!choice.ok()) {
     running.error = choice.error();
     running.ended = Finish::kCancelled;
@@ -174,6 +180,7 @@ void Batch::after_forward(int id, Running& running, int64_t n_read, std::span<co
     running.ended = Finish::kStop;
     return;
   }
+  if (constraint) constraint->accept(choice.value().token);
   running.completion.tokens.push_back(choice.value().token);
   running.ids.push_back(choice.value().token);
   events.push_back({.id = id,

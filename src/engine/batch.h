@@ -13,11 +13,13 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
 
 #include "engine/decoder.h"
+#include "sample/constraint.h"
 #include "sample/sampler.h"
 
 namespace hadal::engine {
@@ -41,6 +43,8 @@ struct Request {
   std::vector<TokenId> prompt;
   std::optional<Context> start;  // its ids: a true prefix of the prompt; what it covers is not computed again
   sample::Options sampling;
+  std::shared_ptr<sample::Constraint> constraint =
+      nullptr;               // its own; it sees the completion's tokens as they are drawn
   int64_t max_tokens = -1;   // -1: up to the model's context
   int64_t snapshot_at = -1;  // keep the state after so many prompt tokens
 };
@@ -112,6 +116,7 @@ class Batch {
   std::map<int, Running> running_;  // by id: the order of arrival
   std::map<int, Finished> finished_;
   std::vector<float> logits_;
+  std::vector<uint64_t> allowed_;
 };
 
 }  // namespace hadal::engine

@@ -51,7 +51,7 @@ void Sampler::see_prompt(std::span<const TokenId> tokens) {
   for (const TokenId token : tokens) ++in_prompt_[token];
 }
 
-Result<Choice> Sampler::pick(std::span<const float> logits, int64_t position) {
+Result<Choice> Sampler::pick(std::span<const float> logits, int64_t position, std::span<const uint64_t> allowed) {
   float most = -INFINITY;
   for (size_t i = 0; i < logits.size(); ++i) {
     if (!std::isfinite(logits[i]))
@@ -75,6 +75,15 @@ Result<Choice> Sampler::pick(std::span<const float> logits, int64_t position) {
   for (const auto& [token, count] : in_completion_)
     penalised_[static_cast<size_t>(token)] -=
         static_cast<float>(count) * options_.frequency_penalty + options_.presence_penalty;
+  if (!allowed.empty()) {
+    bool any = false;
+    for (size_t i = 0; i < penalised_.size(); ++i) {
+      const bool may = i / 64 < allowed.size() && (allowed[i / 64] >> (i % 64) & 1);
+      any = any || may;
+      if (!may) penalised_[i] = -INFINITY;
+    }
+    if (!any) return Error{Code::kCorrupt, fmt::format("no token is allowed at position {}", position)};
+  }
 
   Choice choice;
   choice.token = draw(penalised_, position);

@@ -9,7 +9,9 @@
 // The draw's random number is a function of (seed, position of the token in the sequence) and of nothing else:
 // batching, preemption, chunking and drafting cannot change a text. Equal probabilities order by id.
 //
-// Logprobs are those of the model: log softmax of the logits before penalties, temperature and filters.
+// A constraint (sample/constraint.h) takes tokens out after the penalties: temperature and filters see the rest only.
+//
+// Logprobs are those of the model: log softmax of the logits before penalties, constraint, temperature and filters.
 #pragma once
 
 #include <cstdint>
@@ -52,7 +54,8 @@ class Sampler {
 
   void see_prompt(std::span<const TokenId> tokens);
   // The token for `position`, which it then counts as part of the completion. kCorrupt: a logit is not finite.
-  Result<Choice> pick(std::span<const float> logits, int64_t position);
+  // allowed: bits of the tokens that may come (sample/constraint.h); empty: all. kCorrupt: none may.
+  Result<Choice> pick(std::span<const float> logits, int64_t position, std::span<const uint64_t> allowed = {});
 
  private:
   TokenId draw(std::vector<float>& logits, int64_t position) const;

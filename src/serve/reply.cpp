@@ -20,7 +20,7 @@ const ApiError kOverloaded{.status = 503,
 }  // namespace
 
 Reply::Reply(const Turn& turn, const Prompt& prompt, const ReplyContext& context, std::unique_ptr<Format> format,
-             std::shared_ptr<HttpReply> http, std::string request_id)
+             std::shared_ptr<HttpReply> http, std::string request_id, Headers more)
     : stream_(turn.stream),
       logprobs_(turn.logprobs),
       may_call_(!turn.tools.empty() && turn.tool_choice.kind != ToolChoice::Kind::kNone),
@@ -29,6 +29,7 @@ Reply::Reply(const Turn& turn, const Prompt& prompt, const ReplyContext& context
       format_(std::move(format)),
       http_(std::move(http)),
       request_id_(std::move(request_id)),
+      more_(std::move(more)),
       tools_(turn.tools),
       think_open_(context.tokenizer->id_of(text::kThinkOpen)),
       think_close_(context.tokenizer->id_of(text::kThinkClose)),
@@ -172,9 +173,14 @@ void Reply::done(const Status& status, engine::Completion completion) {
     http_->write(std::move(body));
     return http_->end();
   }
-  Headers headers = common_headers(request_id_);
-  headers.emplace_back("content-type", "application/json");
-  http_->send(200, std::move(headers), std::move(body));
+  http_->send(200, headers("application/json"), std::move(body));
+}
+
+Headers Reply::headers(const char* content_type) const {
+  Headers all = common_headers(request_id_);
+  all.emplace_back("content-type", content_type);
+  all.insert(all.end(), more_.begin(), more_.end());
+  return all;
 }
 
 void Reply::open() {
@@ -186,13 +192,12 @@ void Reply::open() {
 void Reply::begin() {
   if (begun_) return;
   begun_ = true;
-  Headers headers = common_headers(request_id_);
-  headers.emplace_back("content-type", stream_ ? "text/event-stream; charset=utf-8" : "application/json");
+  Headers all = headers(stream_ ? "text/event-stream; charset=utf-8" : "application/json");
   if (stream_) {
-    headers.emplace_back("cache-control", "no-cache");
-    headers.emplace_back("x-accel-buffering", "no");
+    all.emplace_back("cache-control", "no-cache");
+    all.emplace_back("x-accel-buffering", "no");
   }
-  http_->begin(200, std::move(headers));
+  http_->begin(200, std::move(all));
 }
 
 void Reply::write(std::string chunk) {

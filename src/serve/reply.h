@@ -30,7 +30,7 @@ struct ReplyContext {
 class Reply final : public Sink {
  public:
   Reply(const Turn& turn, const Prompt& prompt, const ReplyContext& context, std::unique_ptr<Format> format,
-        std::shared_ptr<HttpReply> http, std::string request_id);
+        std::shared_ptr<HttpReply> http, std::string request_id, Headers more = {});
 
   void started(int64_t reused_tokens) override;
   void read(int64_t) override {}
@@ -49,6 +49,7 @@ class Reply final : public Sink {
   void open();
   void write(std::string chunk);
   void begin();  // with mutex_
+  Headers headers(const char* content_type) const;
   void fail(const ApiError& error);
 
   const bool stream_, logprobs_, may_call_, is_raw_;
@@ -56,6 +57,7 @@ class Reply final : public Sink {
   const std::unique_ptr<Format> format_;
   const std::shared_ptr<HttpReply> http_;
   const std::string request_id_;
+  const Headers more_;  // beside those of every answer
   const json::Array tools_;
   const std::optional<TokenId> think_open_, think_close_, dsml_;
 

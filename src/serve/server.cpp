@@ -10,6 +10,7 @@
 #include <random>
 #include <thread>
 
+#include "serve/constraints.h"
 #include "serve/formats.h"
 #include "serve/page.h"
 #include "serve/reply.h"
@@ -100,6 +101,7 @@ class ServerImpl final : public Server {
         tokenizer_(tokenizer),
         options_(options),
         prompts_(tokenizer, options.encoding),
+        constraints_(tokenizer, decoder.end_tokens()),
         scheduler_(decoder, options.limits) {
     replies_.tokenizer = &tokenizer;
     for (const char* name : text::kTurnStarts)
@@ -312,8 +314,13 @@ class ServerImpl final : public Server {
     if (used >= window || (options_.rules.strict && turn.max_tokens && used + asked > window))
       return send_error(*reply, too_long(style, used, asked), id, style);
 
-    const auto sink = std::make_shared<Reply>(turn, prompt, replies_, std::move(format), reply, id);
+    auto demanded = constraints_.of(turn, prompt);
+    if (const auto* error = std::get_if<ApiError>(&demanded)) return send_error(*reply, *error, id, style);
+    const Demand& demand = std::get<Demand>(demanded);
+    const auto sink =
+        std::make_shared<Reply>(turn, prompt, replies_, std::move(format), reply, id, ignored_header(demand.ignored));
     Submission submission;
+    submission.request.constraint = demand.constraint;
     submission.request.prompt = std::move(prompt.ids);
     submission.request.sampling = turn.sampling;
     submission.request.max_tokens = std::min(asked, window - used);
@@ -343,6 +350,17 @@ class ServerImpl final : public Server {
       wake();
     });
     wake();
+  }
+
+  // Names what is not enforced. Header values are ASCII, and no longer than clients take.
+  static Headers ignored_header(const std::vector<std::string>& ignored) {
+    if (ignored.empty()) return {};
+    std::string all;
+    for (const std::string& one : ignored) all += (all.empty() ? "" : ", ") + one;
+    for (char& c : all)
+      if (c < 0x20 || c > 0x7E) c = '?';
+    if (all.size() > 1000) all.replace(1000, all.size(), "...");
+    return {{"x-hadal-ignored-schema", std::move(all)}};
   }
 
   // Clients read numbers out of these sentences, and compact their conversation by them.
@@ -476,6 +494,7 @@ class ServerImpl final : public Server {
   const text::Tokenizer& tokenizer_;
   const ServerOptions options_;
   const PromptMaker prompts_;
+  Constraints constraints_;  // the server's thread
   ReplyContext replies_;
   std::unique_ptr<HttpServer> http_;  // before the scheduler: replies that it still holds live on its thread
   Scheduler scheduler_;

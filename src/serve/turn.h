@@ -49,6 +49,7 @@ struct Turn {
   bool parallel_calls = true;
   Effort effort = Effort::kHigh;
   OutputFormat format;
+  std::vector<std::string> strict_tools;  // names of tools whose calls must fit their schema
   sample::Options sampling;
   bool seeded = false;                // else every answer draws its own
   std::optional<int64_t> max_tokens;  // not given: the default of the effort
