@@ -962,7 +962,7 @@ class Compiler {
   }
 
   std::optional<Dfa> numbers_of(const Value& schema, bool integer, const std::string& path) {
-    Dfa dfa = search(integer ? kWholeNumbers : kDecimals).value();
+    Dfa dfa = search(integer ? "^(0|-?[1-9][0-9]{0,17})$" : kDecimals).value();
     const auto also = [&](const Result<Dfa>& more, std::string_view key) {
       const auto joined = more.ok() ? both(dfa, more.value()) : more;
       if (!joined.ok()) return unsupported(path, key, "is too large");

@@ -160,6 +160,8 @@ void read_tools(Body& body, const RequestRules& rules, Turn& turn) {
       function.emplace_back("parameters",
                             schema ? *schema : Value(json::Object{{"type", "object"}, {"properties", json::Object{}}}));
       add_tool(body, function, tool.path(""), turn);
+      if (tool.flag("strict").value_or(false) && !body.error())
+        turn.strict_tools.push_back(function.front().second.as_string());
     }
   }
   if (const Value* choice = body.object("tool_choice")) {

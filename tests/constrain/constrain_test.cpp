@@ -142,7 +142,9 @@ bool valid(const Value& value, const Value& schema, const Value& root) {
     const double x = *value.to_double();
     if (x < number("minimum", -INFINITY) || x > number("maximum", INFINITY)) return false;
     if (x <= number("exclusiveMinimum", -INFINITY) || x >= number("exclusiveMaximum", INFINITY)) return false;
-    if (schema.find("multipleOf") && std::fmod(x, number("multipleOf", 1)) != 0) return false;
+    if (const Value* factor = schema.find("multipleOf")) {
+      if (const auto whole = value.to_int64(); !whole || *whole % *factor->to_int64() != 0) return false;
+    }
   }
   if (value.is_string()) {
     const auto n = static_cast<double>(code_points(value.as_string()));
