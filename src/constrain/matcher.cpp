@@ -9,7 +9,7 @@
 namespace hadal::constrain {
 namespace {
 
-constexpr size_t kMostKnownBytes = size_t{16} << 20;  // of one automaton
+constexpr size_t kMostKnownBytes = size_t{8} << 20;  // of one automaton
 constexpr size_t kMostPlaces = 4096;
 constexpr size_t kFew = 2048;  // tokens, above which a mask is kept as bits
 

@@ -9,6 +9,7 @@
 #include <optional>
 #include <set>
 
+#include "constrain/patterns.h"
 #include "constrain/regex.h"
 #include "text/templates.h"
 
@@ -19,10 +20,17 @@ using json::Value;
 
 constexpr int kBlanks = 32;       // spaces of an indentation
 constexpr int kMostNesting = 64;  // of a schema
-constexpr int64_t kMostItems = 1000, kMostLength = 10000, kMostFactor = 10000;
+constexpr int64_t kMostItems = 1000, kMostLength = 10000, kMostFactor = 10000, kMostWork = 2000000;
 
 // Texts that would be taken for structure when plain tokens spell them.
 constexpr char kMarkup[] = "｜DSML｜|<think>|</think>|<｜begin▁of▁sentence｜>|<｜end▁of▁sentence｜>";
+
+// At most 40 digits, and no exponent that a double cannot hold: a number ends, and every reader can take it.
+constexpr std::string_view kWholeNumbers = "^(0|-?[1-9][0-9]{0,39})$";
+constexpr std::string_view kDecimals = "^(0|-?[1-9][0-9]{0,17}|-?(0|[1-9][0-9]{0,17})\\.[0-9]{1,15})$";
+constexpr std::string_view kAllNumbers =
+    "^-?((0|[1-9][0-9]{0,39})(\\.[0-9]{1,40})?|"
+    "[0-9](\\.[0-9]{1,40})?[eE][+-]?([0-9]{1,2}|[12][0-9]{2}|30[0-7]))$";
 
 enum Type : unsigned { kNull = 1, kBoolean = 2, kInteger = 4, kNumber = 8, kString = 16, kArray = 32, kObject = 64 };
 constexpr unsigned kAnyType = kNull | kBoolean | kNumber | kString | kArray | kObject;
@@ -61,138 +69,6 @@ constexpr std::string_view kKnown[] = {"type",
 template <size_t N>
 bool among(const std::string_view (&names)[N], std::string_view name) {
   return std::find(std::begin(names), std::end(names), name) != std::end(names);
-}
-
-constexpr std::string_view kDayTime =
-    "([01][0-9]|2[0-3]):[0-5][0-9]:([0-5][0-9])(\\.[0-9]{1,9})?"
-    "(Z|z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])";
-constexpr std::string_view kDate =
-    "([0-9]{4}-(0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|[0-9]{4}-(0[469]|11)-(0[1-9]|[12][0-9]|30)|"
-    "[0-9]{4}-02-(0[1-9]|1[0-9]|2[0-8])|"
-    "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29)";
-// At most 40 digits, and no exponent that a double cannot hold: a number ends, and every reader can take it.
-constexpr std::string_view kWholeNumbers = "^(0|-?[1-9][0-9]{0,39})$";
-constexpr std::string_view kDecimals = "^(0|-?[1-9][0-9]{0,17}|-?(0|[1-9][0-9]{0,17})\\.[0-9]{1,15})$";
-constexpr std::string_view kAllNumbers =
-    "^-?((0|[1-9][0-9]{0,39})(\\.[0-9]{1,40})?|"
-    "[0-9](\\.[0-9]{1,40})?[eE][+-]?([0-9]{1,2}|[12][0-9]{2}|30[0-7]))$";
-constexpr std::string_view kByte = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
-
-std::optional<std::string> format_pattern(std::string_view name) {
-  const std::string label = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?";
-  const std::string host = fmt::format("{}(\\.{}){{0,8}}", label, label);
-  const std::string v4 = fmt::format("{0}\\.{0}\\.{0}\\.{0}", kByte);
-  std::string body;
-  if (name == "email") {
-    const std::string atom = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+";
-    body = fmt::format("{}(\\.{})*@{}", atom, atom, host);
-  } else if (name == "hostname") {
-    body = host;
-  } else if (name == "ipv4") {
-    body = v4;
-  } else if (name == "ipv6") {
-    const std::string h = "[0-9A-Fa-f]{1,4}";
-    const std::string last = fmt::format("({}:{}|{})", h, h, v4);
-    std::string all = fmt::format("({0}:){{6}}{1}|::({0}:){{5}}{1}", h, last);
-    for (int before = 1; before <= 5; ++before)  // groups before "::", at most so many
-      all += fmt::format("|(({0}:){{0,{1}}}{0})?::({0}:){{{2}}}{3}", h, before - 1, 5 - before, last);
-    all += fmt::format("|(({0}:){{0,5}}{0})?::{0}|(({0}:){{0,6}}{0})?::", h);
-    body = all;
-  } else if (name == "uuid") {
-    body = "[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}";
-  } else if (name == "date") {
-    body = kDate;
-  } else if (name == "time") {
-    body = kDayTime;
-  } else if (name == "date-time") {
-    body = fmt::format("{}[Tt]{}", kDate, kDayTime);
-  } else if (name == "duration") {
-    const std::string time = "T([0-9]+H([0-9]+M([0-9]+S)?)?|[0-9]+M([0-9]+S)?|[0-9]+S)";
-    body = fmt::format("P([0-9]+W|{0}|([0-9]+D|[0-9]+M([0-9]+D)?|[0-9]+Y([0-9]+M([0-9]+D)?)?)({0})?)", time);
-  } else if (name == "uri") {
-    body = "[A-Za-z][A-Za-z0-9+.-]*:([A-Za-z0-9._~:/?#@!$&'()*+,;=-]|\\[|\\]|%[0-9A-Fa-f]{2})+";
-  } else {
-    return std::nullopt;
-  }
-  return "^(" + body + ")$";
-}
-
-// A bound of numbers as plain decimal digits.
-struct Decimal {
-  bool negative = false;
-  std::string whole = "0", fraction;  // without leading and trailing zeros
-};
-std::optional<Decimal> decimal_of(const Value& number) {
-  const auto value = number.to_double();
-  if (!value || !std::isfinite(*value) || std::fabs(*value) >= 1e18) return std::nullopt;
-  Decimal out;
-  std::string text = number.is_int() ? number.as_string() : fmt::format("{:.15f}", *value);
-  if (!number.is_int() && *value != 0 && std::fabs(*value) < 1e-9) return std::nullopt;
-  if (text[0] == '-') {
-    out.negative = true;
-    text.erase(0, 1);
-  }
-  const size_t dot = text.find('.');
-  if (dot != std::string::npos) {
-    // 15 digits in all are exact in a double; what lies behind them is not meant.
-    const size_t keep = dot >= 15 ? 0 : 15 - std::min<size_t>(dot, 15);
-    if (std::string shortest = json::dump(number); shortest.find_first_of("eE") == std::string::npos) {
-      text = shortest[0] == '-' ? shortest.substr(1) : shortest;
-    } else {
-      text.resize(std::min(text.size(), dot + 1 + keep));
-    }
-    out.fraction = text.substr(text.find('.') + 1);
-    out.whole = text.substr(0, text.find('.'));
-    while (!out.fraction.empty() && out.fraction.back() == '0') out.fraction.pop_back();
-  } else {
-    out.whole = text;
-  }
-  if (out.whole == "0" && out.fraction.empty()) out.negative = false;
-  return out;
-}
-
-std::string digit_range(char low, char high) { return low > high ? "[]" : fmt::format("[{}-{}]", low, high); }
-// Magnitudes at least, or at most, that of the bound: whole digits and a fraction that may be missing.
-std::string beyond(const Decimal& bound, bool above, bool open) {
-  const std::string& w = bound.whole;
-  const size_t n = w.size();
-  const std::string any_fraction = "(\\.[0-9]+)?";
-  std::string all = above   ? fmt::format("[1-9][0-9]{{{},}}{}", n, any_fraction)
-                    : n > 1 ? fmt::format("(0|[1-9][0-9]{{0,{}}}){}", n - 2, any_fraction)
-                            : "[]";
-  for (size_t i = 0; i < n; ++i) {  // the same up to digit i, which differs
-    const char low = i == 0 && n > 1 ? '1' : '0';
-    const std::string digit =
-        above ? digit_range(static_cast<char>(w[i] + 1), '9') : digit_range(low, static_cast<char>(w[i] - 1));
-    all += fmt::format("|{}{}[0-9]{{{}}}{}", w.substr(0, i), digit, n - i - 1, any_fraction);
-  }
-  // The same whole part: fractions.
-  const std::string& f = bound.fraction;
-  std::string fractions = "[]";
-  for (size_t i = 0; i < f.size(); ++i) {
-    const std::string digit =
-        above ? digit_range(static_cast<char>(f[i] + 1), '9') : digit_range('0', static_cast<char>(f[i] - 1));
-    fractions += fmt::format("|{}{}[0-9]*", f.substr(0, i), digit);
-    if (!above && i > 0) fractions += "|" + f.substr(0, i);
-  }
-  if (above) {
-    fractions += f.empty() ? (open ? "|0*[1-9][0-9]*" : "|[0-9]+")
-                           : fmt::format("|{}{}", f, open ? "[0-9]*[1-9][0-9]*" : "[0-9]*");
-  } else if (!open) {
-    fractions += f.empty() ? "|0+" : fmt::format("|{}0*", f);
-  }
-  all += fmt::format("|{}\\.({})", w, fractions);
-  const bool whole_fits = above ? f.empty() && !open : !f.empty() || !open;
-  if (whole_fits) all += "|" + w;
-  return "(" + all + ")";
-}
-std::string bound_pattern(const Decimal& bound, bool is_minimum, bool open) {
-  const std::string any = "[0-9.]+";
-  if (is_minimum)
-    return bound.negative ? fmt::format("^({}|-{})$", any, beyond(bound, false, open))
-                          : fmt::format("^{}$", beyond(bound, true, open));
-  return bound.negative ? fmt::format("^-{}$", beyond(bound, true, open))
-                        : fmt::format("^(-{}|{})$", any, beyond(bound, false, open));
 }
 
 class Compiler {
@@ -551,11 +427,26 @@ class Compiler {
     return out;
   }
 
+  // Schemas that are copied and looked at again and again: what a few kilobytes of them could cost has no end else.
+  static int64_t nodes_of(const Value& value) {
+    int64_t n = 1;
+    if (value.is_array())
+      for (const Value& item : value.as_array()) n += nodes_of(item);
+    if (value.is_object())
+      for (const auto& [key, item] : value.as_object()) n += nodes_of(item);
+    return n;
+  }
+  bool spend(int64_t work, const std::string& path) {
+    work_ += work;
+    if (work_ > kMostWork) fail(path, "too large: its parts are joined too often");
+    return work_ <= kMostWork;
+  }
+
   const Value& keep(Value value) { return made_.emplace_back(std::move(value)); }
 
   // What both schemas allow, as one; null when it cannot be said so.
   std::optional<Value> merged(const Value& a, const Value& b, const std::string& path, int depth) {
-    if (depth > kMostNesting) return std::nullopt;
+    if (depth > kMostNesting || !spend(nodes_of(a) + nodes_of(b), path)) return std::nullopt;
     if (a.is_bool()) return a.as_bool() ? b : a;
     if (b.is_bool()) return b.as_bool() ? a : b;
     if (!a.is_object() || !b.is_object()) return std::nullopt;
@@ -667,7 +558,7 @@ class Compiler {
   // Adds what the schema allows, of these types, between two states. raw: only strings, as tool calls write them.
   void value_into(Rule rule, State from, State to, const Value& schema, unsigned types, bool raw,
                   const std::string& path, int depth) {
-    if (error_ || types == 0) return;
+    if (error_ || types == 0 || !spend(1, path)) return;
     if (depth > kMostNesting) return fail(path, "nested too deep");
     if (g().too_large()) return fail(path, fmt::format("too large: more than {} states", kMostStates));
     if (schema.is_bool()) {
@@ -705,6 +596,7 @@ class Compiler {
       if (!branches) continue;
       if (!branches->is_array() || branches->as_array().empty())
         return fail(path, fmt::format("{}: expected schemas", key), Code::kInvalid);
+      if (!spend(nodes_of(schema), path)) return;
       Value base{json::Object{}};
       for (const auto& [other, value] : schema.as_object())
         if (other != key) base.set(other, value);
@@ -840,10 +732,10 @@ class Compiler {
     }
     for (size_t i = 0; i < all.size(); ++i)
       for (size_t j = 0; j < i; ++j)
-        if (!exclude(*all[i], *all[j], 0)) return false;
+        if (!exclude(*all[i], *all[j], path, 0)) return false;
     return true;
   }
-  static bool exclude(const Value& a, const Value& b, int depth) {
+  bool exclude(const Value& a, const Value& b, const std::string& path, int depth) {
     if ((a.is_bool() && !a.as_bool()) || (b.is_bool() && !b.as_bool())) return true;
     if (!a.is_object() || !b.is_object() || depth > 4) return false;
     const auto types = [](const Value& schema) {
@@ -857,6 +749,8 @@ class Compiler {
       return std::nullopt;
     };
     const auto of_a = constants(a), of_b = constants(b);
+    const int64_t work = of_a && of_b ? static_cast<int64_t>(of_a->size() * of_b->size()) : 1;
+    if (!spend(work, path)) return false;
     if (of_a && of_b) {
       const auto differs = [&](const Value& x) {
         return (x.is_string() || x.is_bool() || x.is_int() || x.is_null()) &&
@@ -880,7 +774,7 @@ class Compiler {
     };
     for (const auto& [name, schema] : in_a->as_object())
       if (const Value* other = in_b->find(name); other && requires_it(a, name) && requires_it(b, name))
-        if (exclude(schema, *other, depth + 1)) return true;
+        if (exclude(schema, *other, path, depth + 1)) return true;
     return false;
   }
 
@@ -977,12 +871,12 @@ class Compiler {
         fail(path, fmt::format("{}: expected a number", key), Code::kInvalid);
         return std::nullopt;
       }
-      const auto bound = decimal_of(*value);
-      if (!bound) {
+      const auto pattern = bound_pattern(*value, is_minimum, open);
+      if (!pattern) {
         unsupported(path, key, "is supported up to 1e18");
         continue;
       }
-      also(search(bound_pattern(*bound, is_minimum, open)), key);
+      also(search(*pattern), key);
     }
     if (const Value* factor = schema.find("multipleOf")) {
       const auto n = factor->is_number() ? factor->to_int64() : std::nullopt;
@@ -1184,6 +1078,7 @@ class Compiler {
 
   Compiled out_;
   std::optional<Error> error_;
+  int64_t work_ = 0;
   bool strict_ = false;
   std::string where_;            // of messages: which tool
   const Value* root_ = nullptr;  // of references

@@ -114,6 +114,8 @@ void read_tool(Body& body, const Value& tool, const std::string& path, const std
     if (!space.empty()) echo.origins[full_name(space, name)] = {.name = name, .space = space};
     add(full_name(space, name), function.find("description"),
         parameters ? *parameters : Value(json::Object{{"type", "object"}, {"properties", json::Object{}}}));
+    if (const Value* strict = function.find("strict"); strict && strict->is_bool() && strict->as_bool())
+      turn.strict_tools.push_back(full_name(space, name));
   } else if (type == "custom") {
     const std::string name = word_of(tool, "name");
     std::string description = word_of(tool, "description");

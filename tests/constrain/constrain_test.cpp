@@ -271,7 +271,8 @@ std::string walk(const std::shared_ptr<const Automaton>& automaton, std::mt19937
     TokenId token = allowed[random() % allowed.size()];
     if (n > patience) {  // the way out
       if (has(bits, end)) return text;
-      const std::string first = n % 4 == 0                                    ? "b"
+      const std::string first = n % 64 < 12                                   ? "0"
+                                : n % 4 == 0                                  ? "b"
                                 : text.ends_with("<")                         ? "/"
                                 : text.find("parameter") != std::string::npos ? "<"
                                                                               : "\"";
@@ -427,6 +428,14 @@ TEST(Schema, SizeAndTimeAreBounded) {
   many.resize(200);
   EXPECT_EQ(seconds(json::Object{{"type", "object"}, {"properties", many}}), "");
   EXPECT_NE(seconds(json::Object{{"type", "string"}, {"description", std::string(300000, 'x')}}), "");
+  // Doubling by reference: two branches each, to the same next one.
+  json::Object defs;
+  for (int i = 0; i < 60; ++i) {
+    const Value next = json::Object{{"$ref", "#/$defs/d" + std::to_string(i + 1)}, {"minLength", 1}};
+    defs.emplace_back("d" + std::to_string(i), json::Object{{"anyOf", json::Array{next, next}}});
+  }
+  defs.emplace_back("d60", json::Object{{"type", "string"}});
+  EXPECT_NE(seconds(json::Object{{"$ref", "#/$defs/d0"}, {"$defs", defs}}), "");
   const auto of_pattern = [](const char* pattern) { return json::Object{{"type", "string"}, {"pattern", pattern}}; };
   for (const char* evil : {"((a{1,100}){1,100}){1,100}", "(a|b)*a(a|b){30}", "^(([a-z])+.)+[A-Z]([a-z])+$",
                            "((((a*)*)*)*)*", ".{1000}.{1000}.{1000}.{1000}.{1000}.{1000}"})

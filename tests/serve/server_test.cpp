@@ -160,6 +160,30 @@ Streamed put_together(const std::string& response) {
   return all;
 }
 
+TEST(Server, SchemasAreEnforcedRefusedAndNamed) {
+  const Running running;
+  const auto format = [](const std::string& schema, bool strict) {
+    return R"(,"thinking":{"type":"disabled"},"response_format":{"type":"json_schema","json_schema":{"name":"n","strict":)" +
+           std::string(strict ? "true" : "false") + R"(,"schema":)" + schema + "}}";
+  };
+  const std::string schema = R"({"type":"object","properties":{"a":{"enum":["x","y"]}},"required":["a"],"not":{},
+      "additionalProperties":false})";
+  for (const bool stream : {false, true}) {
+    const std::string response =
+        talk(running, post("/v1/chat/completions", ask("q", 300, stream, format(schema, false))));
+    EXPECT_NE(response.find("x-hadal-ignored-schema: /not\r\n"), std::string::npos) << response;
+    const std::string content =
+        stream ? put_together(response).content
+               : body_of(response).find("choices")->as_array().at(0).find("message")->find("content")->as_string();
+    const auto value = json::parse(content);
+    ASSERT_TRUE(value.ok()) << content;
+    EXPECT_TRUE(value.value().find("a"));
+  }
+  const std::string refused = talk(running, post("/v1/chat/completions", ask("q", 60, false, format(schema, true))));
+  EXPECT_EQ(status_of(refused), 400);
+  EXPECT_NE(refused.find("/: not is not supported"), std::string::npos) << refused;
+}
+
 TEST(Server, AStreamIsTheWholeAnswerInPieces) {
   const Running running;
   for (const char* thinking : {R"(,"thinking":{"type":"disabled"})", R"(,"thinking":{"type":"enabled"})"}) {
