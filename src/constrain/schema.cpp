@@ -856,7 +856,11 @@ class Compiler {
   }
 
   std::optional<Dfa> numbers_of(const Value& schema, bool integer, const std::string& path) {
-    Dfa dfa = search(integer ? "^(0|-?[1-9][0-9]{0,17})$" : kDecimals).value();
+    const Value* factor = schema.find("multipleOf");
+    const int64_t n = factor && factor->is_number() ? factor->to_int64().value_or(0) : 0;  // 0: none that is known
+    // Digits times remainders are the states: with a large factor their number is left open.
+    const bool any_length = n > 1000;
+    Dfa dfa = search(!integer ? kDecimals : any_length ? "^(0|-?[1-9][0-9]*)$" : "^(0|-?[1-9][0-9]{0,17})$").value();
     const auto also = [&](const Result<Dfa>& more, std::string_view key) {
       const auto joined = more.ok() ? both(dfa, more.value()) : more;
       if (!joined.ok()) return unsupported(path, key, "is too large");
@@ -878,12 +882,11 @@ class Compiler {
       }
       also(search(*pattern), key);
     }
-    if (const Value* factor = schema.find("multipleOf")) {
-      const auto n = factor->is_number() ? factor->to_int64() : std::nullopt;
-      if (!integer || !n || *n < 1 || *n > kMostFactor) {
+    if (factor) {
+      if (!integer || n < 1 || n > kMostFactor) {
         unsupported(path, "multipleOf", fmt::format("is supported for integers, up to {}", kMostFactor));
       } else {
-        also(multiples_of(static_cast<int>(*n)), "multipleOf");
+        also(multiples_of(static_cast<int>(n)), "multipleOf");
       }
     }
     if (error_) return std::nullopt;

@@ -483,6 +483,13 @@ TEST(Regex, SearchesAsJsonSchemaDoes) {
     EXPECT_FALSE(search(bad).ok()) << bad;
 }
 
+TEST(Schema, LargeFactors) {
+  const auto automaton = automaton_of(R"({"type":"integer","multipleOf":9999})");
+  EXPECT_TRUE(accepts(automaton, "-19998"));
+  EXPECT_FALSE(accepts(automaton, "19999"));
+  EXPECT_TRUE(accepts(automaton_of(R"({"type":"integer","multipleOf":1000,"minimum":1,"maximum":999999999})"), "5000"));
+}
+
 TEST(Schema, Formats) {
   const struct {
     const char* format;
