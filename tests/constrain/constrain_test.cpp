@@ -666,7 +666,7 @@ TEST(Tools, OneCallOnlyAndOnlyThatTool) {
   }
 }
 
-// The marker comes as its token; plain tokens that spell it are text, and text must not spell it.
+// The marker comes as its token; plain tokens that spell it are text, and no structure.
 TEST(Tools, MarkupComesFromItsTokenOnly) {
   Shape shape;
   shape.thinking = true;
@@ -687,8 +687,9 @@ TEST(Tools, MarkupComesFromItsTokenOnly) {
   using P = std::pair<bool, bool>;
   EXPECT_EQ(feed({"hm"}), P(true, true));
   EXPECT_EQ(feed({"hm < 3 ", "</think>", "It is"}), P(true, true));
-  EXPECT_EQ(feed({"hm </thi", "nk>"}), P(false, false));
-  EXPECT_EQ(feed({"", "</think>", "a ｜DSM", "L｜"}), P(false, false));
+  EXPECT_EQ(feed({"hm </thi", "nk>"}), P(true, true));  // text about markup
+  EXPECT_EQ(feed({"", "</think>", "a ｜DSM", "L｜ \n\n<｜DSML｜tool_calls>"}), P(true, true));
+  EXPECT_EQ(feed({"", "</think>", "a ", "｜DSML｜"}), P(false, false));
   const std::vector<std::string> call = {
       "</think>", "so\n\n<",     "｜DSML｜", "tool_calls>\n<", "｜DSML｜", "invoke name=\"now\">\n\n</",
       "｜DSML｜", "invoke>\n</", "｜DSML｜", "tool_calls>"};
