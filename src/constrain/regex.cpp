@@ -378,6 +378,40 @@ Dfa::State dead_state() {
   return state;
 }
 
+// Without the states from which nothing is accepted any more; the start stays.
+Dfa trimmed(const Dfa& dfa) {
+  std::vector<std::vector<int32_t>> before(dfa.states.size());
+  std::vector<int32_t> reached;
+  std::vector<int32_t> number(dfa.states.size(), -1);  // first: 0 where something is accepted
+  for (size_t i = 0; i < dfa.states.size(); ++i) {
+    for (const int32_t next : dfa.states[i].next)
+      if (next >= 0 && (before[static_cast<size_t>(next)].empty() ||
+                        before[static_cast<size_t>(next)].back() != static_cast<int32_t>(i)))
+        before[static_cast<size_t>(next)].push_back(static_cast<int32_t>(i));
+    if (!dfa.states[i].accepts) continue;
+    number[i] = 0;
+    reached.push_back(static_cast<int32_t>(i));
+  }
+  for (size_t i = 0; i < reached.size(); ++i)
+    for (const int32_t from : before[static_cast<size_t>(reached[i])])
+      if (number[static_cast<size_t>(from)] < 0) {
+        number[static_cast<size_t>(from)] = 0;
+        reached.push_back(from);
+      }
+  number[0] = 0;
+  int32_t n = 0;
+  for (int32_t& one : number)
+    if (one == 0) one = n++;
+  Dfa out;
+  for (size_t i = 0; i < dfa.states.size(); ++i) {
+    if (number[i] < 0) continue;
+    out.states.push_back(dfa.states[i]);
+    for (int32_t& next : out.states.back().next)
+      if (next >= 0) next = number[static_cast<size_t>(next)];
+  }
+  return out;
+}
+
 }  // namespace
 
 bool Dfa::matches(std::string_view text) const {
@@ -439,7 +473,7 @@ Result<Dfa> search(std::string_view pattern) {
     }
     dfa.states.push_back(state);
   }
-  return dfa;
+  return trimmed(dfa);
 }
 
 Result<Dfa> both(const Dfa& a, const Dfa& b, bool minus) {
@@ -465,7 +499,7 @@ Result<Dfa> both(const Dfa& a, const Dfa& b, bool minus) {
     }
     dfa.states.push_back(state);
   }
-  return dfa;
+  return trimmed(dfa);
 }
 
 Dfa one_of(const std::vector<std::string>& texts) {

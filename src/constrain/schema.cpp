@@ -22,7 +22,7 @@ constexpr int kBlanks = 32;       // spaces of an indentation
 constexpr int kMostNesting = 64;  // of a schema
 constexpr int64_t kMostItems = 1000, kMostLength = 10000, kMostFactor = 10000, kMostWork = 2000000;
 
-// Texts that would be taken for structure when plain tokens spell them.
+// Texts that are structure.
 constexpr char kMarkup[] = "｜DSML｜|<think>|</think>|<｜begin▁of▁sentence｜>|<｜end▁of▁sentence｜>";
 
 // At most 40 digits, and no exponent that a double cannot hold: a number ends, and every reader can take it.
@@ -266,9 +266,18 @@ class Compiler {
     if (!text_) text_ = any_text();
     return *text_;
   }
+  // Text between markup. Where the marker and </think> are tokens of their own, plain tokens may spell them: parsers
+  // tell the two apart. Where they are not, text must not look like structure.
   const Dfa& plain_dfa() {
-    if (!plain_) plain_ = both(text_dfa(), search(kMarkup).value(), true).value();
+    if (!plain_) {
+      const bool by_tokens = g().has_dsml && g().has_think_close;
+      plain_ = by_tokens ? text_dfa() : both(text_dfa(), search(kMarkup).value(), true).value();
+    }
     return *plain_;
+  }
+  bool holds_markup(std::string_view text) {
+    if (!markup_) markup_ = search(kMarkup).value();
+    return markup_->matches(text);
   }
   Rule plain_text() {
     return once(plain_rule_, [&](auto& rule) { rule = string_rule(plain_dfa(), true, false); });
@@ -661,8 +670,7 @@ class Compiler {
         if (!strings) return;
         const std::string& text = value->as_string();
         if (!strings->matches(text)) continue;
-        if (raw && !plain_dfa().matches(text))
-          return fail(path, "enum: a tool call cannot write a value that holds markup");
+        if (raw && holds_markup(text)) return fail(path, "enum: a tool call cannot write a value that holds markup");
         texts.push_back(raw ? text : json::quote(text));
       } else if (type & kNumber) {
         if (!numbers) numbers = numbers_of(schema, (types & kInteger) != 0, path);
@@ -856,7 +864,11 @@ class Compiler {
   }
 
   std::optional<Dfa> numbers_of(const Value& schema, bool integer, const std::string& path) {
-    Dfa dfa = search(integer ? "^(0|-?[1-9][0-9]{0,17})$" : kDecimals).value();
+    const Value* factor = schema.find("multipleOf");
+    const int64_t n = factor && factor->is_number() ? factor->to_int64().value_or(0) : 0;  // 0: none that is known
+    // Digits times remainders are the states: with a large factor their number is left open.
+    const bool any_length = n > 1000;
+    Dfa dfa = search(!integer ? kDecimals : any_length ? "^(0|-?[1-9][0-9]*)$" : "^(0|-?[1-9][0-9]{0,17})$").value();
     const auto also = [&](const Result<Dfa>& more, std::string_view key) {
       const auto joined = more.ok() ? both(dfa, more.value()) : more;
       if (!joined.ok()) return unsupported(path, key, "is too large");
@@ -878,12 +890,11 @@ class Compiler {
       }
       also(search(*pattern), key);
     }
-    if (const Value* factor = schema.find("multipleOf")) {
-      const auto n = factor->is_number() ? factor->to_int64() : std::nullopt;
-      if (!integer || !n || *n < 1 || *n > kMostFactor) {
+    if (factor) {
+      if (!integer || n < 1 || n > kMostFactor) {
         unsupported(path, "multipleOf", fmt::format("is supported for integers, up to {}", kMostFactor));
       } else {
-        also(multiples_of(static_cast<int>(*n)), "multipleOf");
+        also(multiples_of(static_cast<int>(n)), "multipleOf");
       }
     }
     if (error_) return std::nullopt;
@@ -1065,7 +1076,7 @@ class Compiler {
             needed && needed->is_array() &&
             std::find(needed->as_array().begin(), needed->as_array().end(), Value(name)) != needed->as_array().end();
         if (!required) return fail("", fmt::format("required: expected \"{}\" too", name));
-        if (name.empty() || name.find_first_of("\"\n<>") != std::string::npos || !plain_dfa().matches(name))
+        if (name.empty() || name.find_first_of("\"\n<>") != std::string::npos || holds_markup(name))
           return fail("/properties/" + name, "a tool call cannot write this name");
         if (!first) at = g().text(at, "\n");
         first = false;
@@ -1084,7 +1095,7 @@ class Compiler {
   const Value* root_ = nullptr;  // of references
   std::deque<Value> made_;       // schemas by merging, which rules_ knows by address
   std::map<std::pair<const Value*, const Value*>, Rule> rules_;
-  std::optional<Dfa> text_, plain_;
+  std::optional<Dfa> text_, plain_, markup_;
   std::optional<Rule> plain_rule_, string_, integer_, number_, value_, array_, object_, free_parameter_;
 };
 

@@ -77,10 +77,18 @@ Result<Choice> Sampler::pick(std::span<const float> logits, int64_t position, st
         static_cast<float>(count) * options_.frequency_penalty + options_.presence_penalty;
   if (!allowed.empty()) {
     bool any = false;
-    for (size_t i = 0; i < penalised_.size(); ++i) {
-      const bool may = i / 64 < allowed.size() && (allowed[i / 64] >> (i % 64) & 1);
-      any = any || may;
-      if (!may) penalised_[i] = -INFINITY;
+    for (size_t begin = 0; begin < penalised_.size(); begin += 64) {
+      const uint64_t bits = begin / 64 < allowed.size() ? allowed[begin / 64] : 0;
+      if (bits == ~uint64_t{0}) {
+        any = true;
+        continue;
+      }
+      for (size_t i = begin; i < std::min(begin + 64, penalised_.size()); ++i)
+        if (bits >> (i - begin) & 1) {
+          any = true;
+        } else {
+          penalised_[i] = -INFINITY;
+        }
     }
     if (!any) return Error{Code::kCorrupt, fmt::format("no token is allowed at position {}", position)};
   }

@@ -80,11 +80,12 @@ std::variant<Demand, ApiError> Constraints::of(const Turn& turn, const Prompt& p
     known_.splice(known_.begin(), known_, known);
   }
   const auto matcher = std::make_shared<constrain::Matcher>(known_.front().automaton);
-  // A prefix is the beginning of the answer.
+  // A prefix is the beginning of the answer; where that is text, it changes nothing.
   const json::Value* last = turn.messages.empty() ? nullptr : &turn.messages.back();
   const json::Value* prefix = last ? last->find("prefix") : nullptr;
   const json::Value* said = last ? last->find("content") : nullptr;
-  if (prefix && prefix->is_bool() && prefix->as_bool() && said && said->is_string() && !prompt.thinking_open)
+  if (prefix && prefix->is_bool() && prefix->as_bool() && said && said->is_string() && !prompt.thinking_open &&
+      shape.answer != Answer::kText)
     if (!matcher->accept_text(said->as_string()))
       return invalid("Invalid prefix: no answer of the response_format or tool_choice begins with it", "messages");
   return Demand{matcher, known_.front().ignored};

@@ -483,6 +483,13 @@ TEST(Regex, SearchesAsJsonSchemaDoes) {
     EXPECT_FALSE(search(bad).ok()) << bad;
 }
 
+TEST(Schema, LargeFactors) {
+  const auto automaton = automaton_of(R"({"type":"integer","multipleOf":9999})");
+  EXPECT_TRUE(accepts(automaton, "-19998"));
+  EXPECT_FALSE(accepts(automaton, "19999"));
+  EXPECT_TRUE(accepts(automaton_of(R"({"type":"integer","multipleOf":1000,"minimum":1,"maximum":999999999})"), "5000"));
+}
+
 TEST(Schema, Formats) {
   const struct {
     const char* format;
@@ -659,7 +666,7 @@ TEST(Tools, OneCallOnlyAndOnlyThatTool) {
   }
 }
 
-// The marker comes as its token; plain tokens that spell it are text, and text must not spell it.
+// The marker comes as its token; plain tokens that spell it are text, and no structure.
 TEST(Tools, MarkupComesFromItsTokenOnly) {
   Shape shape;
   shape.thinking = true;
@@ -680,8 +687,9 @@ TEST(Tools, MarkupComesFromItsTokenOnly) {
   using P = std::pair<bool, bool>;
   EXPECT_EQ(feed({"hm"}), P(true, true));
   EXPECT_EQ(feed({"hm < 3 ", "</think>", "It is"}), P(true, true));
-  EXPECT_EQ(feed({"hm </thi", "nk>"}), P(false, false));
-  EXPECT_EQ(feed({"", "</think>", "a ｜DSM", "L｜"}), P(false, false));
+  EXPECT_EQ(feed({"hm </thi", "nk>"}), P(true, true));  // text about markup
+  EXPECT_EQ(feed({"", "</think>", "a ｜DSM", "L｜ \n\n<｜DSML｜tool_calls>"}), P(true, true));
+  EXPECT_EQ(feed({"", "</think>", "a ", "｜DSML｜"}), P(false, false));
   const std::vector<std::string> call = {
       "</think>", "so\n\n<",     "｜DSML｜", "tool_calls>\n<", "｜DSML｜", "invoke name=\"now\">\n\n</",
       "｜DSML｜", "invoke>\n</", "｜DSML｜", "tool_calls>"};

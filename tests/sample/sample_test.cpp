@@ -210,5 +210,29 @@ TEST(StopMatcher, RandomStopsInRandomPieces) {
   }
 }
 
+TEST(Sampler, OnlyAllowedTokensAreDrawnAndLogprobsAreThoseOfAll) {
+  std::vector<float> logits(130);
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(i % 7);
+  logits[100] = 20;
+  std::vector<uint64_t> allowed(3);
+  allowed[0] = uint64_t{1} << 5 | uint64_t{1} << 6;
+  allowed[2] = uint64_t{1} << 1;  // token 129, whose logit is 3
+  for (const float temperature : {0.0f, 1.0f, 5.0f})
+    for (int64_t position = 0; position < 50; ++position) {
+      Sampler sampler({.temperature = temperature, .top_p = 0.9f, .top_k = 40, .seed = 3, .n_logprobs = 1});
+      const auto choice = sampler.pick(logits, position, allowed);
+      ASSERT_TRUE(choice.ok());
+      const TokenId token = choice.value().token;
+      EXPECT_TRUE(token == 5 || token == 6 || token == 129) << token;
+      if (temperature == 0) {
+        EXPECT_EQ(token, 6);
+      }
+      EXPECT_LT(choice.value().logprob, -10);  // token 100 has almost all
+      EXPECT_EQ(choice.value().top.at(0).token, 100);
+    }
+  std::fill(allowed.begin(), allowed.end(), 0);
+  EXPECT_FALSE(Sampler({}).pick(logits, 0, allowed).ok());
+}
+
 }  // namespace
 }  // namespace hadal::sample
