@@ -41,12 +41,29 @@ Reply::Reply(const Turn& turn, const Prompt& prompt, const ReplyContext& context
   answer_.prompt_tokens = static_cast<int64_t>(prompt.ids.size());
 }
 
-void Reply::started(int64_t reused_tokens) { answer_.reused_tokens = reused_tokens / kUnit * kUnit; }
+void Reply::started(int64_t reused_tokens) {
+  answer_.reused_tokens = reused_tokens / kUnit * kUnit;
+  timing_.started = age();
+}
+
+double Reply::age() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - arrival_).count(); }
+
+void Reply::report(const char* reason) {
+  timing_.done = age();
+  if (!context_.metrics) return;
+  const auto whole =
+      std::count_if(answer_.calls.begin(), answer_.calls.end(), [](const Call& c) { return c.is_whole; });
+  context_.metrics->finished(reason, timing_, answer_.reasoning_tokens, whole, parser_.n_repaired());
+}
 
 bool Reply::token(const sample::Choice& choice) {
   if (std::find(context_.turn_ends.begin(), context_.turn_ends.end(), choice.token) != context_.turn_ends.end())
     return false;
   ++answer_.tokens;
+  const double now = age();
+  if (timing_.first_token < 0) timing_.first_token = now;
+  if (timing_.last_token >= 0 && context_.metrics) context_.metrics->token_after(now - timing_.last_token);
+  timing_.last_token = now;
   const bool closes = in_reasoning_ && choice.token == think_close_;
   if (in_reasoning_ && !closes) ++answer_.reasoning_tokens;
   if (closes) in_reasoning_ = false;
@@ -133,6 +150,7 @@ void Reply::take(const std::vector<text::Delta>& deltas) {
 void Reply::done(const Status& status, engine::Completion completion) {
   if (!status.ok()) {
     const Code code = status.error().code;
+    report(code == Code::kCancelled ? "cancelled" : "error");
     if (code == Code::kCancelled) {  // the client went away: nobody listens
       const std::lock_guard lock(mutex_);
       finished_ = true;
@@ -158,6 +176,7 @@ void Reply::done(const Status& status, engine::Completion completion) {
                    : is_cut                                                            ? Ending::kLength
                    : std::any_of(answer_.calls.begin(), answer_.calls.end(), is_whole) ? Ending::kToolCalls
                                                                                        : Ending::kStop;
+  report(answer_.ending == Ending::kLength ? "length" : answer_.ending == Ending::kToolCalls ? "tool_calls" : "stop");
   if (stream_) {
     open();
     write(format_->close(answer_));

@@ -4,6 +4,7 @@
 // Threads: the scheduler's calls, tick() from the server's.
 #pragma once
 
+#include <chrono>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -13,6 +14,7 @@
 #include "sample/stop.h"
 #include "serve/formats.h"
 #include "serve/http.h"
+#include "serve/metrics.h"
 #include "serve/normalise.h"
 #include "serve/scheduler.h"
 #include "serve/turn.h"
@@ -25,6 +27,7 @@ struct ReplyContext {
   const text::Tokenizer* tokenizer = nullptr;
   std::vector<TokenId> turn_ends;  // tokens that no answer holds
   bool keep_alive = true;
+  Metrics* metrics = nullptr;  // may be absent
 };
 
 class Reply final : public Sink {
@@ -51,6 +54,8 @@ class Reply final : public Sink {
   void begin();  // with mutex_
   Headers headers(const char* content_type) const;
   void fail(const ApiError& error);
+  double age() const;  // seconds since the request came
+  void report(const char* reason);
 
   const bool stream_, logprobs_, may_call_, is_raw_;
   const ReplyContext& context_;
@@ -65,6 +70,8 @@ class Reply final : public Sink {
   text::IncrementalDecoder decoder_;
   sample::StopMatcher stops_;
   Answer answer_;
+  const std::chrono::steady_clock::time_point arrival_ = std::chrono::steady_clock::now();
+  Timing timing_;
   std::deque<sample::Choice> choices_;  // for logprobs: tokens whose text has not been told yet
   size_t told_bytes_ = 0;               // of the first of them
   bool in_reasoning_, opened_ = false;

@@ -12,6 +12,7 @@
 
 #include "serve/constraints.h"
 #include "serve/formats.h"
+#include "serve/metrics.h"
 #include "serve/page.h"
 #include "serve/reply.h"
 #include "serve/request_fields.h"
@@ -94,6 +95,29 @@ bool is_own_page(const HttpRequest& request) {
   return is_local && origin.substr(scheme + 3) == host;
 }
 
+// Tells the metrics how a request was answered.
+class CountedReply final : public HttpReply {
+ public:
+  CountedReply(std::shared_ptr<HttpReply> reply, std::string endpoint, Metrics& metrics)
+      : reply_(std::move(reply)), endpoint_(std::move(endpoint)), metrics_(metrics) {}
+  void send(int status, Headers headers, std::string body) override {
+    metrics_.request(endpoint_, status);
+    reply_->send(status, std::move(headers), std::move(body));
+  }
+  void begin(int status, Headers headers) override {
+    metrics_.request(endpoint_, status);
+    reply_->begin(status, std::move(headers));
+  }
+  void write(std::string chunk) override { reply_->write(std::move(chunk)); }
+  void end() override { reply_->end(); }
+  void on_gone(std::function<void()> call) override { reply_->on_gone(std::move(call)); }
+
+ private:
+  const std::shared_ptr<HttpReply> reply_;
+  const std::string endpoint_;
+  Metrics& metrics_;
+};
+
 class ServerImpl final : public Server {
  public:
   ServerImpl(engine::Decoder& decoder, const text::Tokenizer& tokenizer, const ServerOptions& options)
@@ -107,6 +131,7 @@ class ServerImpl final : public Server {
     for (const char* name : text::kTurnStarts)
       if (const auto id = tokenizer.id_of(name)) replies_.turn_ends.push_back(*id);
     replies_.keep_alive = options.keep_alive;
+    replies_.metrics = &metrics_;
   }
 
   Status listen() {
@@ -181,8 +206,9 @@ class ServerImpl final : public Server {
     reply.send(error_status(error, style), error_headers(error, id), error_body(error, style, id));
   }
 
-  void handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
+  void handle(HttpRequest request, std::shared_ptr<HttpReply> given) {
     const std::string id = random_hex(32), path = canonical(request.path);
+    if (serve_page(request, *given, common_headers(id))) return;
     struct Route {
       std::string_view path, method;
       void (ServerImpl::*serve)(const HttpRequest&, const std::shared_ptr<HttpReply>&, const std::string&);
@@ -201,9 +227,12 @@ class ServerImpl final : public Server {
         {"/tokenize", "POST", &ServerImpl::tokenize},
         {"/detokenize", "POST", &ServerImpl::detokenize},
         {"/stats", "GET", &ServerImpl::stats},
+        {"/metrics", "GET", &ServerImpl::metrics},
         {"/card", "GET", &ServerImpl::card},
     };
-    if (serve_page(request, *reply, common_headers(id))) return;
+    const bool is_known =
+        std::any_of(std::begin(kRoutes), std::end(kRoutes), [&](const Route& route) { return route.path == path; });
+    const auto reply = std::make_shared<CountedReply>(std::move(given), is_known ? path : "other", metrics_);
     if (!is_own_page(request))
       return send_error(
           *reply, {.status = 403, .type = "permission_error", .message = "Requests of other sites' pages are refused"},
@@ -425,6 +454,12 @@ class ServerImpl final : public Server {
               id);
   }
   // The live view of the page. Rates are of the last seconds.
+  void metrics(const HttpRequest&, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
+    Headers headers = common_headers(id);
+    headers.emplace_back("content-type", "text/plain; version=0.0.4; charset=utf-8");
+    reply->send(200, std::move(headers),
+                metrics_.text({scheduler_.seen(), options_.rules.model, options_.limits.kv_bytes, resident_bytes()}));
+  }
   void stats(const HttpRequest&, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     const Counters seen = scheduler_.seen();
     send_json(*reply, 200,
@@ -495,6 +530,7 @@ class ServerImpl final : public Server {
   const ServerOptions options_;
   const PromptMaker prompts_;
   Constraints constraints_;  // the server's thread
+  Metrics metrics_;          // before what reports to it
   ReplyContext replies_;
   std::unique_ptr<HttpServer> http_;  // before the scheduler: replies that it still holds live on its thread
   Scheduler scheduler_;

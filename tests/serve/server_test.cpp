@@ -9,6 +9,7 @@
 #include <zlib.h>
 
 #include <atomic>
+#include <set>
 #include <thread>
 
 #include "serve/stats.h"
@@ -279,6 +280,40 @@ TEST(Server, StatsCountWhatWasDone) {
   EXPECT_EQ(number(after, "finished"), 1);
   EXPECT_TRUE(get("/card").ends_with("# A card\n"));
   EXPECT_EQ(status_of(talk(Running(), "GET /card HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")), 404);
+}
+
+TEST(Server, MetricsAreWellFormedAndTrue) {
+  const Running running;
+  const auto get = [&] {
+    const std::string answer = talk(running, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    return answer.substr(answer.find("\r\n\r\n") + 4);
+  };
+  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 12, true)))), 200);
+  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", "{bad"))), 400);
+  EXPECT_EQ(status_of(talk(running, post("/v1/nothing", "{}"))), 404);
+  std::string text = get();
+  for (int i = 0; i < 100 && text.find("hadal_generation_tokens_total{model=\"hadal-nano\"} 0\n") != std::string::npos;
+       ++i)
+    text = get();
+  const auto has = [&](const std::string& line) { return text.find(line + "\n") != std::string::npos; };
+  EXPECT_TRUE(has(R"(hadal_requests_total{model="hadal-nano",endpoint="/chat/completions",code="200"} 1)")) << text;
+  EXPECT_TRUE(has(R"(hadal_requests_total{model="hadal-nano",endpoint="/chat/completions",code="400"} 1)")) << text;
+  EXPECT_TRUE(has(R"(hadal_requests_total{model="hadal-nano",endpoint="other",code="404"} 1)")) << text;
+  EXPECT_TRUE(has(R"(hadal_time_to_first_token_seconds_count{model="hadal-nano"} 1)")) << text;
+  EXPECT_TRUE(has(R"(vllm:e2e_request_latency_seconds_bucket{model_name="hadal-nano",le="+Inf"} 1)")) << text;
+  std::set<std::string> families;
+  std::string family;
+  for (size_t at = 0, end = 0; at < text.size(); at = end + 1) {
+    end = text.find('\n', at);
+    const std::string line = text.substr(at, end - at);
+    if (line.starts_with("# TYPE ")) {
+      family = line.substr(7, line.find(' ', 7) - 7);
+      EXPECT_TRUE(families.insert(family).second) << family << " twice";
+    } else if (!line.starts_with('#')) {
+      EXPECT_TRUE(line.starts_with(family)) << line;
+      EXPECT_NE(line.find("} "), std::string::npos) << line;
+    }
+  }
 }
 
 TEST(Rate, IsOfTheLastSeconds) {
