@@ -39,7 +39,9 @@ constrain::Shape shape_of(const Turn& turn, const Prompt& prompt, const text::To
     shape.schema = turn.format.schema;
     shape.strict = turn.format.strict;
   } else {
-    shape.may_stop_thinking = true;
+    // A call inside the reasoning is found after the fact, and would escape what these demand.
+    shape.may_stop_thinking = shape.many_calls && std::none_of(shape.tools.begin(), shape.tools.end(),
+                                                               [](const auto& tool) { return tool.strict; });
   }
   return shape;
 }

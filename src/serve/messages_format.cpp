@@ -57,7 +57,10 @@ class MessagesFormat final : public Format {
   ErrorStyle style() const override { return ErrorStyle::kAnthropic; }
 
   std::string open(const Answer& answer) override {
-    return event("message_start", {{"message", message({}, json::Value(), json::Value(), usage_of(answer))}});
+    Answer before = {};
+    before.prompt_tokens = answer.prompt_tokens;
+    before.reused_tokens = answer.reused_tokens;
+    return event("message_start", {{"message", message({}, json::Value(), json::Value(), usage_of(before))}});
   }
   std::string text(Answer&, bool is_reasoning, const std::string& piece) override {
     std::string bytes;

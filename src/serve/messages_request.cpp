@@ -56,7 +56,12 @@ void read_user_blocks(Body& fields, const json::Array& blocks, Turn& turn) {
   };
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (word_of(blocks[i], "type") != "tool_result") {
-      text = text ? *text + "\n\n" + block_text(blocks[i]) : block_text(blocks[i]);
+      if (text) {
+        *text += "\n\n";
+        *text += block_text(blocks[i]);
+      } else {
+        text = block_text(blocks[i]);
+      }
       continue;
     }
     flush();

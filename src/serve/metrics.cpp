@@ -72,13 +72,14 @@ std::string Metrics::text(const Now& now) const {
   one("hadal_generation_tokens_total", "vllm:generation_tokens_total", "counter", "Tokens of answers.", c.tokens);
   one("hadal_suspensions_total", "vllm:num_preemptions_total", "counter",
       "Answers that gave their memory back for a while.", c.suspended);
-  one("vllm:prefix_cache_queries_total", "", "counter", "Tokens of prompts.", c.prompt_tokens);
+  family("vllm:prefix_cache_queries_total", "counter", "Tokens of prompts.");
+  value("vllm:prefix_cache_queries_total", other, c.prompt_tokens);
   one("hadal_cache_miss_tokens_total", "", "counter", "Tokens of prompts that were read.",
       c.prompt_tokens - c.reused_tokens);
   family("hadal_cache_hit_tokens_total", "counter", "Tokens of prompts that a conversation in memory held.");
   value("hadal_cache_hit_tokens_total", own + ",tier=\"live\"", c.reused_tokens);
-  one("vllm:prefix_cache_hits_total", "", "counter", "Tokens of prompts that a conversation in memory held.",
-      c.reused_tokens);
+  family("vllm:prefix_cache_hits_total", "counter", "Tokens of prompts that a conversation in memory held.");
+  value("vllm:prefix_cache_hits_total", other, c.reused_tokens);
   one("hadal_cache_evictions_total", "", "counter", "Resting conversations that had to go.", c.evicted);
   one("hadal_client_disconnects_total", "", "counter", "Clients that left before their answer's end.", c.cancelled);
   const double usage =

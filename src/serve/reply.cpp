@@ -57,8 +57,10 @@ void Reply::report(const char* reason) {
 }
 
 bool Reply::token(const sample::Choice& choice) {
-  if (std::find(context_.turn_ends.begin(), context_.turn_ends.end(), choice.token) != context_.turn_ends.end())
+  if (std::find(context_.turn_ends.begin(), context_.turn_ends.end(), choice.token) != context_.turn_ends.end()) {
+    ended_ = true;
     return false;
+  }
   ++answer_.tokens;
   const double now = age();
   if (timing_.first_token < 0) timing_.first_token = now;
@@ -160,7 +162,8 @@ void Reply::done(const Status& status, engine::Completion completion) {
     if (code == Code::kInvalid) return fail(invalid(status.error().message));
     return fail({.status = 500, .type = "server_error", .code = "server_error", .message = status.error().message});
   }
-  const bool is_cut = completion.finish == engine::Finish::kLength;
+  // With its last token allowed it may also have ended by itself.
+  const bool is_cut = completion.finish == engine::Finish::kLength && !ended_ && !is_over();
   if (is_raw_) {
     raw(decoder_.finish());
   } else {

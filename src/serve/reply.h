@@ -74,7 +74,7 @@ class Reply final : public Sink {
   Timing timing_;
   std::deque<sample::Choice> choices_;  // for logprobs: tokens whose text has not been told yet
   size_t told_bytes_ = 0;               // of the first of them
-  bool in_reasoning_, opened_ = false;
+  bool in_reasoning_, opened_ = false, ended_ = false;
 
   std::mutex mutex_;  // of what follows: the two threads meet here
   bool begun_ = false, finished_ = false;

@@ -16,14 +16,14 @@ bool is_tool_name(std::string_view name) {
   });
 }
 
+}  // namespace
+
 bool has_tool(const Turn& turn, std::string_view name) {
   return std::any_of(turn.tools.begin(), turn.tools.end(), [&](const Value& tool) {
     const Value* found = tool.find("name");
     return found && found->is_string() && found->as_string() == name;
   });
 }
-
-}  // namespace
 
 std::optional<ModelName> read_model(Body& body, const RequestRules& rules, Turn& turn) {
   const auto asked = body.text("model");
@@ -169,9 +169,10 @@ std::string content_text(const Value* content, std::string_view between) {
       continue;
     }
     const Value* text = part.find("text");
+    if (!text) text = part.find("refusal");
     const Value* type = part.find("type");
     const std::string kind = type && type->is_string() ? type->as_string() : "part";
-    const bool is_text = kind == "text" || kind == "input_text" || kind == "output_text" || !type;
+    const bool is_text = kind == "text" || kind == "input_text" || kind == "output_text" || kind == "refusal" || !type;
     if (is_text && text && text->is_string()) {
       all += text->as_string();
     } else if (!is_text) {

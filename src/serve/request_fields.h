@@ -19,6 +19,7 @@ void read_limit(Body& body, std::string_view key, int64_t most, const RequestRul
 void read_stop(Body& body, std::string_view key, Turn& turn);
 // One more function: {"name", "description"?, "parameters"?}, as it is shown to the model.
 void add_tool(Body& body, const json::Value& function, const std::string& path, Turn& turn);
+bool has_tool(const Turn& turn, std::string_view name);
 void check_choice(Body& body, const RequestRules& rules, Turn& turn);  // after the tools
 std::optional<Effort> read_effort(Body& body, std::string_view key);
 

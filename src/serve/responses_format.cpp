@@ -54,7 +54,7 @@ class ResponsesFormat final : public Format {
   }
 
   std::string close(Answer& answer) override {
-    std::string bytes = end_item(answer);
+    std::string bytes = end_item(answer, true);
     const bool is_cut = answer.ending == Ending::kLength;
     return bytes + event(is_cut ? "response.incomplete" : "response.completed",
                          {{"response", response(is_cut ? "incomplete" : "completed", items_, usage_of(answer))}});
@@ -173,7 +173,7 @@ class ResponsesFormat final : public Format {
   }
 
   // Closes the item that is open: its done events, and a place in the output.
-  std::string end_item(const Answer& answer) {
+  std::string end_item(const Answer& answer, bool is_last = false) {
     std::string bytes;
     json::Object item;
     switch (state_) {
@@ -191,8 +191,8 @@ class ResponsesFormat final : public Format {
       }
       case State::kCall: {
         const Call& call = answer.calls[call_];
-        // Only a length cuts a call, and then the last one.
-        item = call_item(call, answer.ending == Ending::kLength && !call.is_whole ? "incomplete" : "completed");
+        // Only the last one can have no end, and nobody may run it.
+        item = call_item(call, is_last && !call.is_whole ? "incomplete" : "completed");
         if (kind_of(call) == Kind::kFunction) {
           bytes = event("response.function_call_arguments.done",
                         at_item({{"name", call_name(call)}, {"arguments", call.arguments}}));

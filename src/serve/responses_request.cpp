@@ -195,9 +195,11 @@ void read_item(Body& body, const Value& item, const std::string& path, Items& it
     if (is_search && !fields.find("call_id")) return;
     const std::string id = id_of();
     const Value* found = is_search ? item.find("tools") : nullptr;
+    // Searches find the same tools again, and more than fit: those that are there already stay.
     if (found && found->is_array())
-      for (size_t i = 0; i < found->as_array().size() && !body.error(); ++i)
-        read_tool(body, found->as_array()[i], fmt::format("{}.tools[{}]", path, i), "", turn, echo);
+      for (size_t i = 0; i < found->as_array().size() && !body.error() && turn.tools.size() < kMostTools; ++i)
+        if (!has_tool(turn, word_of(found->as_array()[i], "name")))
+          read_tool(body, found->as_array()[i], fmt::format("{}.tools[{}]", path, i), "", turn, echo);
     const Value* output = is_search ? item.find("tools") : fields.find("output");
     const bool is_text = !output || output->is_string() || output->is_array();
     const std::string text = is_search && output ? json::dump(*output)

@@ -28,7 +28,8 @@ std::string compact(const json::Value& value) { return json::dump(value, json::k
 
 constexpr int64_t kPlainOutput = 8192, kThinkingOutput = 65536, kMaxOutput = 131072;  // where none is asked for
 constexpr double kTick = 0.2;                                                         // seconds
-constexpr int kMostDepth = 128;                                                       // of a body
+constexpr int kLastTicks = 3;
+constexpr int kMostDepth = 128;  // of a body
 
 // "/beta/v1/chat/completions/" → "/chat/completions", "/anthropic/v1/messages" → "/messages"
 std::string canonical(std::string path) {
@@ -37,6 +38,11 @@ std::string canonical(std::string path) {
     if (path.starts_with(prefix) && (path.size() == prefix.size() || path[prefix.size()] == '/'))
       path.erase(0, prefix.size());
   return path.empty() ? "/" : path;
+}
+
+std::string lower(std::string text) {
+  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return text;
 }
 
 int depth_of(const json::Value& value) {
@@ -83,16 +89,17 @@ bool inflate_body(const std::string& encoding, const std::string& packed, uint64
   return false;
 }
 
-// A browser says where the page comes from that sends a request. Without keys, no page but our own may: neither by
-// another origin, nor by a name that somebody else has made point here. Programs send no Origin.
+// A browser says where the page comes from that sends a request. Without keys, no page but our own may: neither from
+// another origin, nor under a name that somebody else has made point here (what such a page can read without sending an
+// Origin, counters and the names of models, is no secret). Programs send none.
 bool is_own_page(const HttpRequest& request) {
   const std::string origin = request.header("origin"), host = request.header("host");
-  const size_t scheme = origin.find("://");
-  if (scheme == std::string::npos || !origin.starts_with("http")) return origin != "null";
-  const std::string name =
-      host.substr(0, host.rfind(':') == std::string::npos || host.ends_with(']') ? host.size() : host.rfind(':'));
+  const size_t colon = host.rfind(':');
+  const std::string name = colon == std::string::npos || host.ends_with(']') ? host : host.substr(0, colon);
   const bool is_local = name == "localhost" || name == "127.0.0.1" || name == "[::1]";
-  return is_local && origin.substr(scheme + 3) == host;
+  const size_t scheme = origin.find("://");
+  const bool is_site = origin == "null" || (scheme != std::string::npos && origin.starts_with("http"));
+  return !is_site || (is_local && origin != "null" && origin.substr(scheme + 3) == host);
 }
 
 // Tells the metrics how a request was answered.
@@ -190,7 +197,8 @@ class ServerImpl final : public Server {
     if (stop_at_ > 0) {
       const bool idle = open_.empty();
       if (!idle && time - stop_at_ > options_.drain_seconds) scheduler_.drain(true);
-      if (idle || time - stop_at_ > options_.drain_seconds + 2) return http_->stop();
+      idle_ticks_ = idle ? idle_ticks_ + 1 : 0;  // the last bytes are on their way for a while
+      if (idle_ticks_ > kLastTicks || time - stop_at_ > options_.drain_seconds + 2) return http_->stop();
     }
     http_->after(kTick, [this] { tick(); });
   }
@@ -233,10 +241,11 @@ class ServerImpl final : public Server {
     const bool is_known =
         std::any_of(std::begin(kRoutes), std::end(kRoutes), [&](const Route& route) { return route.path == path; });
     const auto reply = std::make_shared<CountedReply>(std::move(given), is_known ? path : "other", metrics_);
+    const ErrorStyle style = path.starts_with("/messages") ? ErrorStyle::kAnthropic : ErrorStyle::kOpenAi;
     if (!is_own_page(request))
       return send_error(
           *reply, {.status = 403, .type = "permission_error", .message = "Requests of other sites' pages are refused"},
-          id);
+          id, style);
     if (request.method == "HEAD" && path == "/") return reply->send(200, common_headers(id), "");
     for (const Route& route : kRoutes) {
       if (route.path != path) continue;
@@ -244,7 +253,7 @@ class ServerImpl final : public Server {
       const ApiError error{.status = 405, .message = "Method Not Allowed"};
       Headers headers = error_headers(error, id);
       headers.emplace_back("allow", std::string(route.method));
-      return reply->send(405, std::move(headers), error_body(error, ErrorStyle::kOpenAi, id));
+      return reply->send(405, std::move(headers), error_body(error, style, id));
     }
     if (path.starts_with("/models/") && request.method == "GET") return models(request, reply, id);
     send_error(*reply, {.status = 404, .message = "Not Found"}, id);
@@ -254,7 +263,8 @@ class ServerImpl final : public Server {
                                      ErrorStyle style = ErrorStyle::kOpenAi) {
     std::string inflated;
     const std::string* text = &request.body;
-    if (const std::string encoding = request.header("content-encoding"); !encoding.empty() && encoding != "identity") {
+    if (const std::string encoding = lower(request.header("content-encoding"));
+        !encoding.empty() && encoding != "identity") {
       ApiError error;
       if (!inflate_body(encoding, request.body, options_.http.max_body, inflated, error)) {
         send_error(reply, error, id, style);
@@ -536,6 +546,7 @@ class ServerImpl final : public Server {
   Scheduler scheduler_;
   std::vector<std::weak_ptr<Reply>> open_;  // the server's thread
   double stop_at_ = 0;
+  int idle_ticks_ = 0;
   const double started_ = now();
   Rate rate_;
   std::atomic<bool> stopping_{false};

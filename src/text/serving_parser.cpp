@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 #include <optional>
 
 #include "text/templates.h"
@@ -49,8 +50,21 @@ std::string attribute(const std::string& header, const std::string& name) {
 }
 
 // JSON as models write it when they think of Python: nullopt when it is none.
+// Our reader takes NaN and Infinity, as Python's does; clients do not.
+bool is_finite(const json::Value& value) {
+  if (value.is_array()) return std::all_of(value.as_array().begin(), value.as_array().end(), is_finite);
+  if (value.is_object())
+    return std::all_of(value.as_object().begin(), value.as_object().end(),
+                       [](const json::Member& member) { return is_finite(member.second); });
+  return !value.is_number() || std::isfinite(value.to_double().value_or(NAN));
+}
+bool is_json(const std::string& text) {
+  const auto value = json::parse(text);
+  return value.ok() && is_finite(value.value());
+}
+
 std::optional<std::string> mended_json(const std::string& text) {
-  if (json::parse(text).ok()) return text;
+  if (is_json(text)) return text;
   if (text == "True") return "true";
   if (text == "False") return "false";
   if (text == "None") return "null";
@@ -60,10 +74,10 @@ std::optional<std::string> mended_json(const std::string& text) {
     if (next != std::string::npos && (text[next] == ']' || text[next] == '}')) continue;
     mended += text[i];
   }
-  if (json::parse(mended).ok()) return mended;
+  if (is_json(mended)) return mended;
   if (mended.find('"') == std::string::npos) {
     std::replace(mended.begin(), mended.end(), '\'', '"');
-    if (json::parse(mended).ok()) return mended;
+    if (is_json(mended)) return mended;
   }
   return std::nullopt;
 }
@@ -164,11 +178,24 @@ ServingParser::Found ServingParser::find_tag(size_t from, bool final, Tag& tag) 
   const std::string_view rest = std::string_view(held_).substr(mark + kDsmlMark.size());
   const size_t begin = rest.starts_with(' ') ? 1 : 0;
   const size_t end = std::min(rest.find_first_of("> \n\t\r\"\xFF\xFE", begin), rest.size());
-  if (end == rest.size() && rest.size() < kMostWord && !final) return Found::kMore;
+  if (end == rest.size() && rest.size() <= kMostWord && !final) return Found::kMore;
   tag.word = std::string(rest.substr(begin, std::min(end, kMostWord) - begin));
   tag.end = mark + kDsmlMark.size() + std::min(end, kMostWord);
   if (tag.end < held_.size() && held_[tag.end] == '>') ++tag.end;
   return tag.begin == mark ? Found::kStray : Found::kTag;
+}
+
+// Where a header that begins at `begin` ends: at the first of `ends` outside quotes, or after as much as a header may
+// hold; npos: it goes on.
+size_t ServingParser::header_end(size_t begin, std::string_view ends) const {
+  bool quoted = false;
+  for (size_t i = begin; i < held_.size(); ++i) {
+    if (i - begin >= kMostHeader) return i;
+    if (held_[i] == '"') quoted = !quoted;
+    const bool is_end = ends.find(held_[i]) != std::string_view::npos;
+    if (is_end && (!quoted || held_[i] == '\n')) return i;
+  }
+  return std::string::npos;
 }
 
 // Reasoning and content.
@@ -318,11 +345,20 @@ void ServingParser::reject_trial() {
     quoting_ = true;
     return;
   }
+  // Without its wrapper it is no text either: it goes, with all that it holds.
   state_ = State::kContent;
+  ++n_repaired_;
+  size_t end = held_.size();
   Tag tag;
-  find_tag(0, true, tag);
+  for (size_t at = 0; find_tag(at, true, tag) == Found::kTag || tag.end > at; at = tag.end) {
+    if (tag.closes && tag.word == "invoke") {
+      end = tag.end;
+      break;
+    }
+    if (held_.find(kDsmlMark, tag.end) == std::string::npos) break;
+  }
   at_line_ = false;
-  leave_out(tag);
+  take(end);
 }
 
 // Between the wrapper's tags: invokes.
@@ -347,10 +383,10 @@ bool ServingParser::block(bool final) {
     take(tag.end);
     return true;
   }
-  const size_t end = held_.find_first_of(">\n", tag.begin);
-  if (end == std::string::npos && !final && held_.size() - tag.begin < kMostHeader) return false;
-  std::string name = attribute(held_.substr(tag.begin, end - tag.begin), "name");
-  take(end == std::string::npos ? held_.size() : end + (held_[end] == '>'));
+  const size_t end = header_end(tag.begin, ">\n");
+  if (end == std::string::npos && !final) return false;
+  std::string name = visible(attribute(held_.substr(tag.begin, std::min(end, held_.size()) - tag.begin), "name"), true);
+  take(end >= held_.size() ? held_.size() : end + (held_[end] == '>'));
   if (!is_declared(name)) {
     const size_t junk =
         std::find_if(name.begin(), name.end(),
@@ -396,10 +432,10 @@ bool ServingParser::arguments(bool final) {
   call_stray_ = call_stray_ || !is_blank(std::string_view(held_).substr(0, tag.begin));
   stray_ = stray_ || call_stray_;
   if (!tag.closes && tag.word == "parameter") {
-    const size_t end = held_.find('>', tag.begin);
-    if (end == std::string::npos && !final && held_.size() - tag.begin < kMostHeader) return false;
-    const std::string header = held_.substr(tag.begin, end - tag.begin);
-    take(end == std::string::npos ? held_.size() : end + 1);
+    const size_t end = header_end(tag.begin, ">");
+    if (end == std::string::npos && !final) return false;
+    const std::string header = held_.substr(tag.begin, std::min(end, held_.size()) - tag.begin);
+    take(end >= held_.size() ? held_.size() : end + (held_[end] == '>'));
     begin_parameter(header);
     return true;
   }
@@ -417,7 +453,7 @@ bool ServingParser::arguments(bool final) {
 }
 
 void ServingParser::begin_parameter(const std::string& header) {
-  key_ = attribute(header, "name");
+  key_ = visible(attribute(header, "name"), true);
   const std::string is_string = attribute(header, "string");
   kind_ = is_string == "true" ? Kind::kString : is_string == "false" ? Kind::kJson : Kind::kGuess;
   n_repaired_ += kind_ == Kind::kGuess;
@@ -500,7 +536,7 @@ void ServingParser::end_value(std::string text) {
   if (may_wrap_) {
     may_wrap_ = false;
     const auto all = json::parse(bare);
-    const bool fits = all.ok() && all.value().is_object() && !all.value().as_object().empty() &&
+    const bool fits = is_json(bare) && all.value().is_object() && !all.value().as_object().empty() &&
                       std::all_of(all.value().as_object().begin(), all.value().as_object().end(),
                                   [&](const json::Member& member) { return property(member.first) != nullptr; });
     if (fits) {

@@ -54,6 +54,7 @@ class ServingParser {
   bool value(bool final);
   bool raw(bool final);
   Found find_tag(size_t from, bool final, Tag& tag) const;
+  size_t header_end(size_t begin, std::string_view ends) const;
   void leave_out(const Tag& tag);
   bool accept_trial();
   void reject_trial();

@@ -201,6 +201,22 @@ TEST(ServingParser, TheTableOfRepairs) {
       {"21 in chat", "so</think> it<think> is", {"", "so it is", {}}},
       {"23 text between", kOpen + kBern + " and " + invoke("now", "") + kClose, {"", "", {kBernCall, "now({})"}}},
       {"after the end", kOpen + kBern + kClose + "more", {"", "", {kBernCall}}},
+      {"NaN is no JSON",
+       kOpen + invoke("get", parameter("city", "[NaN]", "false")) + kClose,
+       {"", "", {R"(get({"city": "[NaN]"}))"}}},
+      {"a long header",
+       kOpen + invoke("get", parameter(std::string(400, 'k'), "v")) + kClose,
+       {"", "", {"get({\"" + std::string(400, 'k') + "\": \"v\"})"}}},
+      {"a name with >", kOpen + invoke("get", parameter("a>b", "v")) + kClose, {"", "", {R"(get({"a>b": "v"}))"}}},
+      {"a special in a name",
+       kOpen + invoke("get", parameter("a<think>b", "v")) + kClose,
+       {"", "", {R"(get({"a<think>b": "v"}))"}}},
+      {"2 undeclared is no text", "x\n\n" + invoke("rm", parameter("file", "secret")) + " y", {"", "x y", {}}},
+      {"2 cut is no text",
+       "x\n\n<｜DSML｜invoke name=\"get\">\n<｜DSML｜parameter name=\"city\" string=\"true\">Be",
+       {"", "x", {}},
+       false,
+       true},
       {"no tag at all", "a ｜DSML｜b <｜DSML｜nonsense x=\"y\"> c", {"", "a  c", {}}},
   };
   std::mt19937 rng(11);
@@ -209,6 +225,13 @@ TEST(ServingParser, TheTableOfRepairs) {
     EXPECT_EQ(parse(row.text, row.thinking, row.cut, nullptr), row.expected);
     for (int i = 0; i < 40; ++i) EXPECT_EQ(parse(row.text, row.thinking, row.cut, &rng), row.expected);
   }
+}
+
+TEST(ServingParser, AHeaderThatNeverEndsIsTheSameForEverySplit) {
+  std::mt19937 rng(12);
+  const std::string text = kOpen + invoke("get", parameter(std::string(700, 'k'), "v")) + kClose;
+  const Seen whole = parse(text, false, false, nullptr);
+  for (int i = 0; i < 40; ++i) EXPECT_EQ(parse(text, false, false, &rng), whole);
 }
 
 // Well-formed texts are what the strict parser says, and of whatever is not nothing ever leaks.
