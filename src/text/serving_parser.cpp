@@ -348,15 +348,12 @@ void ServingParser::reject_trial() {
   // Without its wrapper it is no text either: it goes, with all that it holds.
   state_ = State::kContent;
   ++n_repaired_;
-  size_t end = held_.size();
+  size_t end = std::min(held_.find("\xFF"
+                                   "c"),
+                        held_.size());
   Tag tag;
-  for (size_t at = 0; find_tag(at, true, tag) == Found::kTag || tag.end > at; at = tag.end) {
-    if (tag.closes && tag.word == "invoke") {
-      end = tag.end;
-      break;
-    }
-    if (held_.find(kDsmlMark, tag.end) == std::string::npos) break;
-  }
+  for (size_t at = 0; find_tag(at, true, tag) != Found::kNone && tag.begin < end; at = tag.end)
+    if (tag.closes && (tag.word == "invoke" || is_wrapper(tag.word))) end = tag.end;
   at_line_ = false;
   take(end);
 }
