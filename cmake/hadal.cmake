@@ -7,7 +7,8 @@ target_compile_options(hadal_flags INTERFACE
   -ffp-contract=off -fno-math-errno)
 if(HADAL_SANITIZE)
   target_compile_options(hadal_flags INTERFACE
-    -fsanitize=${HADAL_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+    -fsanitize=${HADAL_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)  # GCC 12 finds std::regex guilty of it
   target_link_options(hadal_flags INTERFACE -fsanitize=${HADAL_SANITIZE})
 endif()
 
@@ -37,7 +38,7 @@ set(hadal_page
   purify.min.js       text/javascript
   icon.svg            image/svg+xml)
 function(hadal_embed_page output)
-  set(text "#include \"serve/page.h\"\nnamespace hadal::serve {\nusing std::string_view_literals::operator\"\"sv;\nconst PageFile kPageFiles[] = {\n")
+  set(text "#include \"serve/page.h\"\n#pragma GCC diagnostic ignored \"-Woverlength-strings\"\nnamespace hadal::serve {\nusing std::string_view_literals::operator\"\"sv;\nconst PageFile kPageFiles[] = {\n")
   set(rows ${hadal_page})
   set(count 0)
   while(rows)
