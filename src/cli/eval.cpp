@@ -33,8 +33,8 @@ struct EvalCommand {
 };
 
 // What of a trial has not been trained on.
-enum class HeldOut { kInstance, kEnvironment, kDifficulty, kFile };
-constexpr const char* kHeldOutNames[] = {"instance", "environment", "difficulty", "own file"};
+enum class HeldOut { kInstance, kPhrasing, kEnvironment, kDifficulty, kFile };
+constexpr const char* kHeldOutNames[] = {"instance", "phrasing", "environment", "difficulty", "own file"};
 
 struct Labelled {
   eval::Trial trial;
@@ -52,18 +52,19 @@ Result<std::vector<Labelled>> held_out_trials(const EvalCommand& command) {
     for (size_t i = 0; i < command.tasks.size(); ++i)
       if (command.tasks[i] == family.id || command.tasks[i] == family.kind) wanted = used[i] = true;
     if (!wanted) continue;
-    for (const bool harder : {false, true}) {
+    for (const HeldOut held_out :
+         {family.held_out ? HeldOut::kEnvironment : HeldOut::kInstance, HeldOut::kPhrasing, HeldOut::kDifficulty}) {
+      const bool harder = held_out == HeldOut::kDifficulty;
       if (harder && family.hardest <= family.trained) continue;
+      if (held_out == HeldOut::kPhrasing && family.held_out) continue;
       for (int i = 0; i < command.count; ++i) {
         const int difficulty =
             harder ? family.trained + 1 + i % (family.hardest - family.trained) : i % (family.trained + 1);
         const auto task = HADAL_TRY(data::make_task({.environment = family.id,
                                                      .split = split,
                                                      .seed = command.seed * 1000003 + static_cast<uint64_t>(i),
-                                                     .difficulty = difficulty}));
-        const HeldOut held_out = family.held_out ? HeldOut::kEnvironment
-                                 : harder        ? HeldOut::kDifficulty
-                                                 : HeldOut::kInstance;
+                                                     .difficulty = difficulty,
+                                                     .new_phrasing = held_out == HeldOut::kPhrasing}));
         for (const std::string& mode : command.modes)
           trials.push_back({{task, HADAL_TRY(data::mode_by_name(mode))}, family.kind, held_out});
       }

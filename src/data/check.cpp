@@ -62,7 +62,7 @@ Task other_world(const Family& family, const TaskKey& key) {
   while (all[at].id != id.substr(0, id.find('/'))) ++at;
   for (size_t i = 1;; ++i)
     if (const std::string other = all[(at + i) % all.size()].id + rest; find_family(other))
-      return make_task({other, key.split, key.seed, key.difficulty}).value();
+      return make_task({other, key.split, key.seed, key.difficulty, key.new_phrasing}).value();
 }
 
 Verdict play(Policy policy, const Family& family, const Task& task) {
@@ -100,7 +100,7 @@ class Checker {
 
   FamilyReport run(int seeds) {
     check_split(Split::kTrain, seeds);
-    const int few = std::max(family_.hardest + 1, seeds / 10);
+    const int few = std::max(2 * (family_.hardest + 1), seeds / 10);
     check_split(Split::kDev, few);
     check_split(Split::kTest, few);
     for (const Policy policy : kPolicies) {
@@ -120,7 +120,8 @@ class Checker {
 
   void check_split(Split split, int seeds) {
     for (int i = 0; i < seeds; ++i) {
-      const TaskKey key{family_.id, split, static_cast<uint64_t>(i), i % (family_.hardest + 1)};
+      const bool new_phrasing = split != Split::kTrain && i / (family_.hardest + 1) % 2 == 1;
+      const TaskKey key{family_.id, split, static_cast<uint64_t>(i), i % (family_.hardest + 1), new_phrasing};
       const std::string where = fmt::format("{} seed {} difficulty {}", split_name(split), key.seed, key.difficulty);
       const Result<Task> made = make_task(key);
       if (!made.ok()) {

@@ -31,6 +31,7 @@ Draft::Draft(const TaskKey& key, uint64_t attempt)
     : rng(combine(hash(key.environment, static_cast<uint64_t>(key.difficulty) * 4 + static_cast<uint64_t>(key.split)),
                   combine(key.seed, attempt))),
       split(key.split),
+      new_phrasing(key.new_phrasing),
       difficulty(key.difficulty),
       environment_(key.environment) {
   task.key = key;
@@ -60,7 +61,7 @@ std::string_view Draft::phrase(const std::vector<std::string_view>& ways) {
   const size_t held = ways.size() >= 6 ? 2 : 1;
   HADAL_CHECK(ways.size() > held);
   const size_t trained = ways.size() - held;
-  return split == Split::kTrain ? ways[rng.below(trained)] : ways[trained + rng.below(held)];
+  return new_phrasing ? ways[trained + rng.below(held)] : ways[rng.below(trained)];
 }
 
 void Draft::say(std::string content, std::string reasoning, std::string check) {

@@ -36,6 +36,7 @@ class Draft {
 
   Rng rng;
   const Split split;
+  const bool new_phrasing;
   const int difficulty;
   Task task;
 
@@ -48,8 +49,7 @@ class Draft {
   void admit_parts() { admitted_ = true; }
   bool complete() const { return admitted_; }
 
-  // One way to say it. The last of the list (of six and more: the last two) are held out for dev
-  // and test.
+  // One way to say it. The last of the list (of six and more: the last two) are those of `new_phrasing` only.
   std::string_view phrase(std::initializer_list<std::string_view> ways) {
     return phrase(std::vector<std::string_view>(ways));
   }

@@ -169,9 +169,7 @@ void remember(Draft& d) {
     d.say("Yes, I am here.", "The user wants to know if I listen.", "", contains({"yes"}));
   }
   const Fact& fact = kFacts[which[asked]];
-  const std::string_view question =
-      d.split == Split::kTrain ? fact.asks[d.rng.below(fact.asks.size() - 1)] : fact.asks.back();
-  d.ask(std::string(question));
+  d.ask(d.phrase({fact.asks.begin(), fact.asks.end()}));
   d.say(fill(d.rng.pick(fact.answers), {{"v", values[asked]}}),
         fmt::format("The user said: {}", fill(fact.told, {{"v", values[asked]}})), "", contains({values[asked]}));
 }
@@ -214,7 +212,7 @@ void and_what_about(Draft& d) {
 bool append(Draft& d, const std::string& id, int difficulty) {
   const Family* family = find_family(id);
   HADAL_CHECK(family != nullptr);
-  Draft part({id, d.split, d.rng.next(), difficulty}, 0);
+  Draft part({id, d.split, d.rng.next(), difficulty, d.new_phrasing}, 0);
   family->build(part);
   if (!part.complete()) return false;
   d.task.turns.insert(d.task.turns.end(), part.task.turns.begin(), part.task.turns.end());

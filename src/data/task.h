@@ -1,8 +1,7 @@
 // A task: what is asked, the world it is asked about, a reference solution, and what counts as
 // solved.
 //
-// A task is a pure function of its key (environment id, split, seed, difficulty): the same bytes on
-// any machine. Whoever solves it plays an Episode:
+// A task is a pure function of its key: the same bytes on any machine. Whoever solves it plays an Episode:
 //
 //   Episode episode(task);
 //   while (!episode.done()) episode.answer(model(episode.messages()));  // tool calls are run
@@ -40,6 +39,7 @@ struct TaskKey {
   Split split = Split::kTrain;
   uint64_t seed = 0;
   int difficulty = 0;
+  bool new_phrasing = false;  // asked in ways that are never trained on; the instance is the same
 };
 
 // State and tools of a task. Results and errors are texts: what the tool message holds.

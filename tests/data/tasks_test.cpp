@@ -186,16 +186,22 @@ TEST(Splits, PermutationIsOne) {
   }
 }
 
-TEST(Splits, PhrasesOfDevAreNotThoseOfTraining) {
+TEST(Splits, NewPhrasingsAreNotThoseOfTraining) {
   // The questions of "copy" up to the colon.
   std::set<std::string> trained, held;
   for (uint64_t seed = 0; seed < 200; ++seed) {
-    const auto phrase = [&](Split split) {
-      const std::string q = make_task(key_of("copy", seed, 1, split)).value().turns[0].user;
-      return q.substr(0, q.find(':'));
+    const auto question = [&](Split split, bool new_phrasing) {
+      TaskKey key = key_of("copy", seed, 1, split);
+      key.new_phrasing = new_phrasing;
+      return make_task(key).value().turns[0].user;
     };
-    trained.insert(phrase(Split::kTrain));
-    if (seed < 40) held.insert(phrase(Split::kDev));
+    const auto phrase = [](const std::string& q) { return q.substr(0, q.find(':')); };
+    trained.insert(phrase(question(Split::kTrain, false)));
+    if (seed >= 40) continue;
+    const std::string usual = question(Split::kDev, false), other = question(Split::kDev, true);
+    held.insert(phrase(other));
+    EXPECT_TRUE(trained.count(phrase(usual)) || trained.size() < 4) << usual;
+    EXPECT_EQ(usual.substr(usual.find(':')), other.substr(other.find(':')));  // the same instance
   }
   EXPECT_GE(trained.size(), 4u);
   EXPECT_GE(held.size(), 2u);
