@@ -86,7 +86,7 @@ Result<std::vector<Labelled>> file_trials(const EvalCommand& command) {
 }
 
 struct Row {
-  eval::Share solved, well_formed, valid_calls;
+  eval::Share solved, well_formed, valid_calls, valid_json;
   int64_t tokens = 0;
 
   void add(const eval::Outcome& outcome) {
@@ -95,6 +95,8 @@ struct Row {
     well_formed.n += outcome.messages;
     valid_calls.hits += outcome.valid_calls;
     valid_calls.n += outcome.calls;
+    valid_json.hits += outcome.valid_json;
+    valid_json.n += outcome.json_answers;
     tokens += outcome.completion_tokens;
   }
 };
@@ -103,14 +105,14 @@ using Rows = std::map<std::tuple<std::string, HeldOut, data::Mode>, Row>;
 std::string percent(const eval::Share& share) { return share.n ? fmt::format("{:.1f} %", 100 * share.value()) : "-"; }
 
 void print_rows(const Rows& rows, int width) {
-  fmt::print("{:<{}} {:<11} {:<5} {:>5} {:>8} {:>12} {:>8} {:>7} {:>6}\n", "tasks", width, "held out", "mode", "n",
-             "solved", "95 %", "well-f.", "calls", "tokens");
+  fmt::print("{:<{}} {:<11} {:<5} {:>5} {:>8} {:>12} {:>8} {:>7} {:>7} {:>6}\n", "tasks", width, "held out", "mode",
+             "n", "solved", "95 %", "well-f.", "calls", "json", "tokens");
   for (const auto& [key, row] : rows) {
     const auto& [name, held_out, mode] = key;
-    fmt::print("{:<{}} {:<11} {:<5} {:>5} {:>8} {:>12} {:>8} {:>7} {:>6.0f}\n", name, width,
+    fmt::print("{:<{}} {:<11} {:<5} {:>5} {:>8} {:>12} {:>8} {:>7} {:>7} {:>6.0f}\n", name, width,
                kHeldOutNames[static_cast<int>(held_out)], data::mode_name(mode), row.solved.n, percent(row.solved),
                fmt::format("{:.1f} - {:.1f}", 100 * row.solved.low(), 100 * row.solved.high()),
-               percent(row.well_formed), percent(row.valid_calls),
+               percent(row.well_formed), percent(row.valid_calls), percent(row.valid_json),
                static_cast<double>(row.tokens) / static_cast<double>(row.solved.n));
   }
 }
@@ -130,6 +132,7 @@ json::Value to_json(const Rows& rows) {
                                {"solved", to_json(row.solved)},
                                {"well_formed", to_json(row.well_formed)},
                                {"valid_calls", to_json(row.valid_calls)},
+                               {"valid_json", to_json(row.valid_json)},
                                {"completion_tokens", row.tokens}});
   }
   return out;
@@ -219,7 +222,10 @@ Result<int> evaluate(const EvalCommand& command) {
     Rows rows;
     size_t width = 10;
     for (size_t i = 0; i < trials.size(); ++i) {
-      const std::string& name = command.by == "environment" ? trials[i].trial.task.key.environment : trials[i].kind;
+      const data::TaskKey& key = trials[i].trial.task.key;
+      const std::string name = command.by == "kind"          ? trials[i].kind
+                               : command.by == "environment" ? key.environment
+                                                             : fmt::format("{} {}", key.environment, key.difficulty);
       width = std::max(width, name.size());
       rows[{name, trials[i].held_out, trials[i].trial.mode}].add(outcomes[i]);
     }
@@ -309,7 +315,8 @@ void add_eval(CLI::App& app, int& exit_status) {
   option("--split", o->split, "SPLIT", "train, dev or test")->check(one_of({"train", "dev", "test"}));
   option("--count", o->count, "N", "tasks of an environment")->check(CLI::Range(1, 1000000).description(""));
   option("--seed", o->seed, "N", "same seed, same tasks");
-  option("--by", o->by, "WHAT", "rows: kind or environment")->check(one_of({"kind", "environment"}));
+  option("--by", o->by, "WHAT", "rows: kind, environment or difficulty (of each environment)")
+      ->check(one_of({"kind", "environment", "difficulty"}));
   option("--transcripts", o->transcripts, "FILE", "write every conversation (JSON lines)");
   option("--perplexity", o->perplexity, "FILE", "texts (JSON lines with text): bits per byte");
   option("--reproduction", o->reproduction, "FILE", "training texts: how much comes back verbatim");

@@ -13,8 +13,11 @@ namespace {
 using Items = std::vector<std::string>;
 
 Items draw(Draft& d, Words words, int n) {
-  Items out;
-  for (const size_t i : d.rng.sample(words.size(), static_cast<size_t>(n))) out.emplace_back(words[i]);
+  Items out;  // different ones while there are enough
+  if (static_cast<size_t>(n) > words.size())
+    for (int i = 0; i < n; ++i) out.emplace_back(d.rng.pick(words));
+  else
+    for (const size_t i : d.rng.sample(words.size(), static_cast<size_t>(n))) out.emplace_back(words[i]);
   return out;
 }
 
@@ -39,8 +42,14 @@ Items draw_mixed(Draft& d, int n) {  // letters, words or digits
   return out;
 }
 
+// Up to 20 items are trained; the held-out difficulty has 22 to 30.
+int draw_length(Draft& d) {
+  return d.difficulty == 5 ? d.rng.range(22, 30)
+                           : d.rng.range(3 + 2 * d.difficulty, 6 + 3 * d.difficulty + d.difficulty / 2);
+}
+
 void copy(Draft& d) {
-  const std::string list = join(draw_mixed(d, 3 + 2 * d.difficulty), " ");
+  const std::string list = join(draw_mixed(d, draw_length(d)), " ");
   if (!d.admits(list)) return;
   d.ask(d.phrase({"Repeat: {x}", "Say this again: {x}", "Copy this: {x}", "Write the same: {x}",
                   "Please repeat after me: {x}", "Echo: {x}"},
@@ -49,7 +58,7 @@ void copy(Draft& d) {
 }
 
 void reverse(Draft& d) {
-  Items items = draw_mixed(d, 3 + d.difficulty);
+  Items items = draw_mixed(d, draw_length(d));
   const std::string list = join(items, " "), listed = numbered(items);
   std::reverse(items.begin(), items.end());
   if (join(items, " ") == list || !d.admits(list)) return;

@@ -70,8 +70,8 @@ std::string canonical(const std::vector<Fact>& facts) {
 // How many facts, and how many of them are asked for.
 size_t total_facts(Draft& d) { return static_cast<size_t>(3 + std::min(d.difficulty, 6) / 2 + d.rng.range(0, 2)); }
 
-void needle(Draft& d) {
-  const size_t n = total_facts(d), asked = 1 + d.rng.below(2);
+void hide_codes(Draft& d, size_t asked) {
+  const size_t n = total_facts(d);
   std::vector<Fact> facts;
   for (const size_t i : d.rng.sample(words::kNames.size(), n)) {
     const std::string name = words::kNames[i], code = fmt::format("{}", d.rng.range(1000, 9999));
@@ -84,6 +84,9 @@ void needle(Draft& d) {
                   "Tell me the code of {x}.", "The code of {x}, please.", "I forgot the code of {x}. What was it?"},
                  facts, asked));
 }
+
+void needle(Draft& d) { hide_codes(d, 1); }
+void needles(Draft& d) { hide_codes(d, 2); }
 
 void store(Draft& d) {
   const size_t n = total_facts(d), asked = 1 + d.rng.below(2);
@@ -209,6 +212,7 @@ void add_recall_families(std::vector<Family>& list) {
     list.push_back({.id = id, .kind = "recall", .trained = 6, .hardest = 7, .chance = 35, .build = build});
   };
   put("recall-needle", needle);
+  put("recall-needles", needles);
   put("recall-store", store);
   put("recall-ledger", ledger);
   put("recall-key-value", key_value);

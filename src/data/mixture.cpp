@@ -22,9 +22,9 @@ constexpr std::string_view kTalks = "chat talk word list number text json logic 
 int weight_of(const Family& family) {
   const auto has = [&](std::string_view part) { return family.id.find(part) != std::string::npos; };
   if (family.kind == "tool")
-    return (has("/direct") ? 3 : 1) * (has("/lookup/") ? 3 : has("/update/") || has("/link/") ? 2 : 1);
+    return (has("/direct") ? 3 : 1) * (has("/lookup/") ? 10 : has("/update/") || has("/link/") ? 2 : 1);
   if (family.id == "copy" || family.id == "reverse" || family.id == "add") return 6;
-  if (family.id == "recall-needle") return 3;
+  if (family.id == "recall-needle") return 6;
   return family.kind == "json" || family.kind == "talk" ? 2 : 1;
 }
 
@@ -75,18 +75,18 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
   } else if (name == "skills") {
     m.components_ = {{.part = Part::kEnglish, .share = 5, .kinds = {}, .families = {}},
                      {.part = Part::kPairs, .share = 5, .kinds = {}, .families = {}},
-                     tasks(16, Form::kSft, false, "copy reverse"),
-                     tasks(6, Form::kSft, true, "copy reverse"),
-                     tasks(4, Form::kSft, false, "add"),
-                     tasks(10, Form::kSft, true, "add"),
+                     tasks(8, Form::kSft, false, "copy reverse"),
+                     tasks(4, Form::kSft, true, "copy reverse"),
+                     tasks(3, Form::kSft, false, "add"),
+                     tasks(7, Form::kSft, true, "add"),
                      tasks(14, Form::kSft, false, "recall-needle"),
                      tasks(4, Form::kSft, true, "recall-needle"),
                      tasks(8, Form::kChat, false, "json"),
                      tasks(4, Form::kChat, true, "json"),
-                     tasks(2, Form::kSft, false, "talk"),
-                     tasks(2, Form::kSft, true, "talk"),
-                     tasks(10, Form::kChat, false, "tool"),
-                     tasks(10, Form::kChat, true, "tool")};
+                     tasks(4, Form::kSft, false, "talk chat story"),
+                     tasks(4, Form::kSft, true, "talk chat story"),
+                     tasks(16, Form::kChat, false, "tool"),
+                     tasks(14, Form::kChat, true, "tool")};
   } else if (name == "sft") {
     m.components_ = {tasks(15, Form::kSft, true, kTalks),   tasks(10, Form::kSft, true, kRules),
                      tasks(10, Form::kSft, true, "recall"), tasks(20, Form::kSft, false, kTalks),

@@ -134,6 +134,27 @@ Verdict judge(const Expectation& expected, std::string_view answer) {
   return fail("");
 }
 
+namespace {
+bool same_shape(const Value& a, const Value& b) {
+  if (a.is_number() && b.is_number()) return true;
+  if (a.kind() != b.kind()) return false;
+  if (a.is_array())
+    return std::all_of(b.as_array().begin(), b.as_array().end(),
+                       [&](const Value& item) { return !a.as_array().empty() && same_shape(a.as_array()[0], item); });
+  if (!a.is_object()) return true;
+  if (a.as_object().size() != b.as_object().size()) return false;
+  return std::all_of(a.as_object().begin(), a.as_object().end(), [&](const auto& member) {
+    const Value* other = b.find(member.first);
+    return other && same_shape(member.second, *other);
+  });
+}
+}  // namespace
+
+bool has_shape(const Expectation& expected, std::string_view answer) {
+  const auto parsed = json::parse(trimmed(answer));
+  return parsed.ok() && same_shape(expected.json, parsed.value());
+}
+
 json::Array Task::prompt() const {
   json::Array messages;
   if (!system.empty() || !tools.is_null() || !response_format.is_null()) {

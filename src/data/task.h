@@ -78,6 +78,8 @@ struct Verdict {
   std::string reason;  // "" when passed
 };
 Verdict judge(const Expectation& expected, std::string_view answer);
+// JSON with the keys and the kinds of values of the expected one, whatever the values. Of kind kJson only.
+bool has_shape(const Expectation& expected, std::string_view answer);
 
 struct Turn {
   std::string user;
@@ -103,6 +105,7 @@ class Episode {
   explicit Episode(const Task& task);
   const json::Array& messages() const { return messages_; }
   bool done() const { return done_; }
+  const Expectation& expected() const { return task_.turns[answers_.size()].expected; }  // of the next answer; not done
   // The next message of the assistant. Tool calls are run; an answer brings the next user turn or
   // the end.
   void answer(const text::AssistantMessage& message);

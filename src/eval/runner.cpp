@@ -155,6 +155,10 @@ class Runner {
       ++out.calls;
       out.valid_calls += is_valid_call(trials_[lane.trial].task.tools, call);
     }
+    if (message.tool_calls.empty() && lane.episode->expected().kind == data::Expectation::Kind::kJson) {
+      ++out.json_answers;
+      out.valid_json += data::has_shape(lane.episode->expected(), message.content);
+    }
     lane.episode->answer(message);
     if (!lane.episode->done()) return true;
     const data::Verdict verdict = lane.episode->verdict();

@@ -24,11 +24,12 @@ struct Trial {
 
 struct Outcome {
   bool solved = false;
-  std::string reason;                 // why not
-  int messages = 0, well_formed = 0;  // answers, and those that the strict parser accepts
-  int calls = 0, valid_calls = 0;     // tool calls, and those of a known tool with arguments that its schema allows
-  int64_t prompt_tokens = 0;          // of the last prompt
-  int64_t completion_tokens = 0;      // of all answers
+  std::string reason;                    // why not
+  int messages = 0, well_formed = 0;     // answers, and those that the strict parser accepts
+  int calls = 0, valid_calls = 0;        // tool calls, and those of a known tool with arguments that its schema allows
+  int json_answers = 0, valid_json = 0;  // answers that must be JSON, and those that are, of the shape asked for
+  int64_t prompt_tokens = 0;             // of the last prompt
+  int64_t completion_tokens = 0;         // of all answers
   int64_t reasoning_bytes = 0, content_bytes = 0;
   json::Array transcript;  // every message
 };

@@ -252,13 +252,24 @@ TEST(Stories, AreVaried) {
 
 TEST(Recall, DistancesAreWhatTheyClaim) {
   static constexpr int kDistances[] = {32, 96, 128, 256, 512, 1024, 2048, 4096};
-  for (const char* id : {"recall-needle", "recall-store", "recall-ledger", "recall-key-value", "recall-latest"})
+  for (const char* id :
+       {"recall-needle", "recall-needles", "recall-store", "recall-ledger", "recall-key-value", "recall-latest"})
     for (int d = 0; d < 8; ++d) {
       const Task task = make_task(key_of(id, 1, d)).value();
       const int tokens = rough_tokens(task.turns[0].user);
       EXPECT_GE(tokens, kDistances[d] * 8 / 10) << id << " " << d;
       EXPECT_LE(tokens, kDistances[d] * 14 / 10 + 160) << id << " " << d;
     }
+}
+
+TEST(Judge, ShapeOfJsonAnswers) {
+  const Expectation expected{
+      .kind = Expectation::Kind::kJson, .values = {}, .json = json::parse(R"({"a": 1, "b": [{"c": "x"}]})").value()};
+  EXPECT_TRUE(has_shape(expected, R"({"b": [{"c": "y"}, {"c": ""}], "a": 2.5})"));
+  EXPECT_TRUE(has_shape(expected, R"({"b": [], "a": 2})"));
+  for (const char* other : {"", "{", R"({"a": 1})", R"({"a": "1", "b": []})", R"({"a": 1, "b": ["c"]})",
+                            R"({"a": 1, "b": [], "c": 1})", R"({"a": 1, "d": []})"})
+    EXPECT_FALSE(has_shape(expected, other)) << other;
 }
 
 TEST(Judge, ExactContainsJsonStory) {
