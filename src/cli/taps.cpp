@@ -49,8 +49,9 @@ Status TapCollector::write(const std::string& path) const {
   const uint64_t length = text.size();
   bool ok = std::fwrite(&length, 8, 1, file) == 1 && std::fwrite(text.data(), text.size(), 1, file) == 1;
   for (const auto& [name, tap] : taps_) {
-    ok = ok && std::fwrite(tap.floats.data(), 4, tap.floats.size(), file) == tap.floats.size();
-    ok = ok && std::fwrite(tap.ints.data(), 4, tap.ints.size(), file) == tap.ints.size();
+    const size_t n = std::max(tap.floats.size(), tap.ints.size());  // one of both is empty
+    const void* data = tap.ints.empty() ? static_cast<const void*>(tap.floats.data()) : tap.ints.data();
+    ok = ok && (n == 0 || std::fwrite(data, 4, n, file) == n);
   }
   ok = std::fclose(file) == 0 && ok;
   if (!ok) return Error{Code::kIo, fmt::format("{}: cannot write: {}", path, std::strerror(errno))};

@@ -99,9 +99,8 @@ HADAL_INLINE float dot_fp4_groups(const Rows& w, int64_t row, const float* doubl
                                   const float* scales) {
   float lane[kLanes] = {};
   for (int64_t group = 0; group < w.w.cols / 32; ++group) {
-    int32_t c = 0;
-    for (int64_t k = group * 32; k < group * 32 + 32; ++k)
-      c += static_cast<int32_t>(doubled[k]) * static_cast<int32_t>(x[k] * 512.0f);
+    double c = 0;  // of whole numbers under 2^27: exact, as the integers of the vector kernels
+    for (int64_t k = group * 32; k < group * 32 + 32; ++k) c += static_cast<double>(doubled[k]) * (x[k] * 512.0f);
     const float scaled = static_cast<float>(c) * (scales[group / 4] * 0x1p-10f);
     lane[group % kLanes] = __builtin_fmaf(scaled, w.fp4_scale(row, group), lane[group % kLanes]);
   }
