@@ -33,11 +33,7 @@ struct Completion {
   double prefill_s = 0, decode_s = 0;  // of the steps that it took part in
 };
 
-// A state and the ids it has seen.
-struct Context {
-  kv::SequenceState state;
-  std::vector<TokenId> ids;
-};
+using kv::Context;
 
 struct Request {
   std::vector<TokenId> prompt;
