@@ -363,7 +363,8 @@ class ServerImpl final : public Server {
     submission.request.prompt = std::move(prompt.ids);
     submission.request.sampling = turn.sampling;
     submission.request.max_tokens = std::min(asked, window - used);
-    submission.request.snapshot_at = prompt.snapshot_at;
+    submission.system_end = prompt.system_end;
+    submission.header_at = prompt.header_at;
     submission.user = turn.user;
     submission.sink = sink;
     const auto ticket = scheduler_.submit(std::move(submission), now());
