@@ -145,6 +145,11 @@ Status Store::scan() {
   return {};
 }
 
+Status Store::rescan() {
+  const std::lock_guard lock(mutex_);
+  return scan();
+}
+
 void Store::refresh() {
   if (now_ns() - last_scan_ns_ < kScanEvery) return;
   if (const Status scanned = scan(); !scanned.ok()) failed(scanned.error());
