@@ -11,6 +11,10 @@ std::string_view bytes_of(const Digest& digest) {
 
 }  // namespace
 
+std::string space_of(std::string_view key, std::string_view user) {
+  return key.empty() && user.empty() ? "" : std::string(key) + '\n' + std::string(user);
+}
+
 Digest root_name(std::string_view space, const Identity& identity, const kv::Layout& layout) {
   std::string all = "hadal context cache 1";
   for (const std::string_view part : {space, std::string_view(identity.fingerprint)}) {

@@ -24,7 +24,9 @@ struct Identity {
   int arithmetic = 0;       // version (docs/numerics.md)
 };
 
-// space: whose prefixes; those of two spaces never meet.
+// Whose prefixes: those of two spaces never meet. Without key and user it is everybody's, the programs' of this machine
+// too.
+std::string space_of(std::string_view key, std::string_view user);
 Digest root_name(std::string_view space, const Identity& identity, const kv::Layout& layout);
 // Names of 0, 1, 2, ... whole blocks of `ids`, going on from those that `names` holds already (at least the root).
 void extend_names(std::vector<Digest>& names, std::span<const TokenId> ids);

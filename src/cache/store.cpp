@@ -280,6 +280,11 @@ std::shared_ptr<Store::Loading> Store::load_later(Found found, std::vector<Token
   return loading;
 }
 
+void Store::on_loaded(std::function<void()> call) {
+  const std::lock_guard lock(queue_mutex_);
+  on_loaded_ = std::move(call);
+}
+
 void Store::load_loop() {
   while (true) {
     LoadJob job;
@@ -292,7 +297,8 @@ void Store::load_loop() {
     }
     job.loading->result = load(job.found, job.ids);
     job.loading->ready.store(true);
-    if (options_.loaded) options_.loaded();
+    const std::lock_guard lock(queue_mutex_);
+    if (on_loaded_) on_loaded_();
   }
 }
 

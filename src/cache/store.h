@@ -42,7 +42,6 @@ struct StoreOptions {
   Identity identity;
   std::shared_ptr<const kv::Layout> layout;
   std::function<void(const std::string&)> warn;  // one line; from any thread
-  std::function<void()> loaded;                  // a load_later() has ended; from the loading thread
   Disk* disk = nullptr;                          // else the real one; must outlive the store
 };
 
@@ -83,6 +82,7 @@ class Store {
     std::optional<Result<kv::Context>> result;  // once ready
   };
   std::shared_ptr<Loading> load_later(Found found, std::vector<TokenId> ids);
+  void on_loaded(std::function<void()> call);  // after each load_later(), on the loading thread; empty: nothing
 
   // Nothing to do when it is there already. names: of context.ids.
   Status save(const std::vector<Digest>& names, const kv::Context& context);
@@ -139,6 +139,7 @@ class Store {
   std::deque<SaveJob> saves_;
   std::vector<SaveJob> saved_;
   std::deque<LoadJob> loads_;
+  std::function<void()> on_loaded_;
   bool saving_ = false, stopping_ = false;
   std::thread saver_, loader_;
 };

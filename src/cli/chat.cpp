@@ -19,6 +19,8 @@
 #include <optional>
 
 #include "base/file.h"
+#include "base/output_file.h"
+#include "cli/cache_option.h"
 #include "cli/commands.h"
 #include "cli/dialogue.h"
 #include "cli/terminal.h"
@@ -177,6 +179,15 @@ class Chat {
 
   bool failed() const { return failed_; }
 
+  // From now on the conversation is kept in this file, after every answer; what is there is gone on with.
+  Status keep_in(const std::string& path) {
+    session_ = path;
+    if (!file_exists(path)) return {};
+    HADAL_TRY(load(path));
+    note(fmt::format("{} messages of {}", messages_.size(), path));
+    return {};
+  }
+
  private:
   void note(const std::string& text) const {
     fmt::print("{}{}{}\n", interactive_ ? "\x1b[2m" : "", text, interactive_ ? "\x1b[0m" : "");
@@ -222,6 +233,8 @@ class Chat {
                                          {"content", run_tool(calls[i])}});
     }
     if (interactive_) fmt::print("\n");
+    if (session_.empty()) return;
+    if (const Status saved = save(session_); !saved.ok()) fmt::print(stderr, "hadal: {}\n", saved.error().message);
   }
 
   Result<Dialogue::Answer> one_answer() {
@@ -257,11 +270,7 @@ class Chat {
   Status save(const std::string& path) const {
     std::string text;
     for (const json::Value& message : with_system()) text += json::dump(message) + "\n";
-    std::FILE* file = std::fopen(path.c_str(), "wb");
-    const bool ok = file && std::fwrite(text.data(), 1, text.size(), file) == text.size();
-    if ((file && std::fclose(file) != 0) || !ok)
-      return Error{Code::kIo, fmt::format("{}: cannot write: {}", path, std::strerror(errno))};
-    return {};
+    return write_file(path, text);
   }
 
   Status load(const std::string& path) {
@@ -298,16 +307,32 @@ class Chat {
   bool failed_ = false;
   json::Array messages_;
   size_t n_calls_ = 0;
-  json::Value tools_;  // null without a world
+  std::string session_;  // file; empty: none
+  json::Value tools_;    // null without a world
   std::shared_ptr<const data::Environment> start_;
   std::unique_ptr<data::Environment> world_;
 };
 
 struct ChatOptions {
   ModelOptions model;
-  std::string system, world;
+  std::string system, world, session;
+  CacheOptions cache;
   uint64_t world_seed = 1;
 };
+
+Result<std::string> session_file(const std::string& name) {
+  constexpr std::string_view kAllowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+  if (name.find_first_not_of(kAllowed) != std::string::npos || name[0] == '.' || name.size() > 100)
+    return Error{Code::kInvalid, fmt::format("--session: expected letters, digits, . _ and -, found {}", name)};
+  const char *state = std::getenv("XDG_STATE_HOME"), *home = std::getenv("HOME");
+  if (!(state && *state) && !(home && *home)) return Error{Code::kNotFound, "--session: HOME is not set"};
+  const std::string directory =
+      (state && *state ? std::string(state) : std::string(home) + "/.local/state") + "/hadal/sessions";
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) return Error{Code::kIo, fmt::format("{}: cannot create: {}", directory, error.message())};
+  return directory + "/" + name + ".jsonl";
+}
 
 Result<int> chat(const ChatOptions& all) {
   const ModelOptions& options = all.model;
@@ -319,7 +344,9 @@ Result<int> chat(const ChatOptions& all) {
       return Error{Code::kInvalid,
                    all.world + ": expected an environment with tools (hadal data list), found one without"};
   }
+  const std::string session = all.session.empty() ? "" : HADAL_TRY(session_file(all.session));
   auto dialogue = HADAL_TRY(Dialogue::open(options));
+  if (!session.empty()) HADAL_TRY(dialogue->keep_states(all.cache));
   LineReader reader;
   const Think think = HADAL_TRY(think_by_name(options.think));
   if (reader.interactive()) {
@@ -329,6 +356,7 @@ Result<int> chat(const ChatOptions& all) {
       fmt::print("\x1b[1mThis model is untrained: its weights are random, and so is what it says.\x1b[0m\n");
   }
   Chat conversation(*dialogue, think, all.system, reader.interactive());
+  if (!session.empty()) HADAL_TRY(conversation.keep_in(session));
   if (task) {
     conversation.enter(*task);
     if (reader.interactive()) fmt::print("The model has tools here. For example, ask: {}\n", task->turns.at(0).user);
@@ -348,6 +376,9 @@ void add_chat(CLI::App& app, int& exit_status) {
   command
       ->add_option("--world", options->world, "give the model the tools of a generated environment (hadal data list)")
       ->type_name("ID");
+  command->add_option("--session", options->session, "keep the conversation, and go on with it next time")
+      ->type_name("NAME");
+  add_cache_options(*command, options->cache);
   command->add_option("--world-seed", options->world_seed, "which one of it (1)")->type_name("N");
   command->callback([options, &exit_status] {
     install_interrupt_handler();

@@ -9,6 +9,7 @@ class App;
 namespace hadal::cli {
 
 void add_bench(CLI::App& app, int& exit_status);
+void add_cache(CLI::App& app, int& exit_status);
 void add_chat(CLI::App& app, int& exit_status);
 void add_data(CLI::App& app, int& exit_status);
 void add_encode(CLI::App& app, int& exit_status);

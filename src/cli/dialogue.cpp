@@ -120,6 +120,12 @@ Result<std::unique_ptr<Dialogue>> Dialogue::open(const ModelOptions& options) {
   return dialogue;
 }
 
+Status Dialogue::keep_states(const CacheOptions& options) {
+  store_ = HADAL_TRY(open_store(options, *engine_, options_.model));
+  session_ = std::make_unique<engine::Session>(*engine_, store_.get());
+  return {};
+}
+
 Result<Dialogue::Answer> Dialogue::answer(const json::Array& messages, Think think, const Sink& sink) {
   text::EncodeOptions options;
   options.encoding = encoding_;

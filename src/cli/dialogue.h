@@ -9,6 +9,7 @@
 
 #include "base/json.h"
 #include "base/result.h"
+#include "cli/cache_option.h"
 #include "engine/session.h"
 #include "text/encode_prompt.h"
 #include "text/parse_completion.h"
@@ -59,6 +60,8 @@ class Dialogue {
   engine::Engine& engine() { return *engine_; }
   text::Encoding encoding() const { return encoding_; }
   void forget() { session_->forget(); }
+  // States of conversations go to disk and come from there, from now on.
+  Status keep_states(const CacheOptions& options);
   static std::string statistics(const engine::Completion& completion);  // one line
 
  private:
@@ -68,6 +71,7 @@ class Dialogue {
 
   ModelOptions options_;
   std::unique_ptr<engine::Engine> engine_;
+  std::unique_ptr<cache::Store> store_;  // before the session, which uses it
   std::unique_ptr<engine::Session> session_;
   std::unique_ptr<text::Tokenizer> tokenizer_;
   text::Encoding encoding_ = text::Encoding::kV4;

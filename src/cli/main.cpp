@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
   int exit_status = 0;
   using namespace hadal::cli;
   add_bench(app, exit_status);
+  add_cache(app, exit_status);
   add_chat(app, exit_status);
   add_data(app, exit_status);
   add_encode(app, exit_status);

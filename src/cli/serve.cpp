@@ -9,6 +9,7 @@
 
 #include "checkpoint/plan.h"
 #include "checkpoint/summary.h"
+#include "cli/cache_option.h"
 #include "cli/commands.h"
 #include "cli/model_option.h"
 #include "cli/terminal.h"
@@ -18,8 +19,6 @@
 namespace hadal::cli {
 namespace {
 
-constexpr int kArithmeticVersion = 1;  // docs/numerics.md
-
 struct ServeOptions {
   std::string model, host = "127.0.0.1", isa = "auto", encoding = "auto";
   int port = 8080, threads = 0;
@@ -28,6 +27,7 @@ struct ServeOptions {
   serve::RequestRules rules;
   bool no_keep_alive = false;
   double drain_seconds = 30;
+  CacheOptions cache;
 };
 
 std::atomic<serve::Server*> g_server{nullptr};
@@ -65,11 +65,13 @@ Result<int> run_serve(const ServeOptions& options) {
   server_options.version = "hadal 0.1.0";
   // Changes when answers may: with the checkpoint, or with the arithmetic (docs/numerics.md).
   server_options.fingerprint = "fp_" + HADAL_TRY(checkpoint::sampled_fingerprint(options.model)).substr(0, 8) +
-                               fmt::format("{:02x}", kArithmeticVersion);
+                               fmt::format("{:02x}", engine::kArithmeticVersion);
   server_options.temperature = engine->defaults().temperature;
   server_options.top_p = engine->defaults().top_p;
   if (auto card = read_file(options.model + "/README.md", 1 << 20); card.ok())
     server_options.card = std::move(card).value();
+  const auto store = HADAL_TRY(open_store(options.cache, *engine, options.model));
+  server_options.store = store.get();
   const auto server = HADAL_TRY(serve::Server::open(*engine, tokenizer, server_options));
   g_server.store(server.get());
   signal(SIGPIPE, SIG_IGN);
@@ -107,6 +109,8 @@ void add_serve(CLI::App& app, int& exit_status) {
   option("--max-concurrency-per-key", options->limits.max_per_key, "N", "(no limit)")->check(CLI::Range(0, 65536));
   option("--kv-gib", options->kv_gib, "G", "memory of conversations (half of what is free)")
       ->check(CLI::PositiveNumber);
+  add_cache_options(*command, options->cache);
+  command->add_flag("--cache-shared", options->limits.share_cache, "between all keys and users");
   option("--drain-seconds", options->drain_seconds, "S", "at the end, for answers that run (30)")
       ->check(CLI::NonNegativeNumber);
   option("--isa", options->isa, "NAME", "reference, avx2, avx512 or auto");

@@ -26,6 +26,9 @@
 
 namespace hadal::engine {
 
+// Of what the model computes: states and answers of one version agree bit for bit (docs/numerics.md).
+inline constexpr int kArithmeticVersion = 1;
+
 struct EngineOptions {
   std::string model;  // checkpoint directory
   Numerics numerics = Numerics::kFaithful;

@@ -76,11 +76,26 @@ std::string Metrics::text(const Now& now) const {
   value("vllm:prefix_cache_queries_total", other, c.prompt_tokens);
   one("hadal_cache_miss_tokens_total", "", "counter", "Tokens of prompts that were read.",
       c.prompt_tokens - c.reused_tokens);
-  family("hadal_cache_hit_tokens_total", "counter", "Tokens of prompts that a conversation in memory held.");
-  value("hadal_cache_hit_tokens_total", own + ",tier=\"live\"", c.reused_tokens);
-  family("vllm:prefix_cache_hits_total", "counter", "Tokens of prompts that a conversation in memory held.");
+  family("hadal_cache_hit_tokens_total", "counter", "Tokens of prompts that were not computed again.");
+  value("hadal_cache_hit_tokens_total", own + ",tier=\"memory\"", c.reused_tokens - c.from_disk_tokens);
+  value("hadal_cache_hit_tokens_total", own + ",tier=\"disk\"", c.from_disk_tokens);
+  family("vllm:prefix_cache_hits_total", "counter", "Tokens of prompts that were not computed again.");
   value("vllm:prefix_cache_hits_total", other, c.reused_tokens);
-  one("hadal_cache_evictions_total", "", "counter", "Resting conversations that had to go.", c.evicted);
+  const cache::StoreCounters disk = now.store.value_or(cache::StoreCounters{});
+  family("hadal_cache_bytes", "gauge", "States that rest.");
+  value("hadal_cache_bytes", own + ",tier=\"memory\"", c.resting_bytes);
+  value("hadal_cache_bytes", own + ",tier=\"disk\"", disk.bytes);
+  family("hadal_cache_evictions_total", "counter", "States and units that had to go.");
+  value("hadal_cache_evictions_total", own + ",tier=\"memory\"", c.evicted);
+  value("hadal_cache_evictions_total", own + ",tier=\"disk\"", disk.evicted);
+  one("hadal_cache_units", "", "gauge", "Units on disk.", disk.units);
+  one("hadal_cache_saved_bytes_total", "", "counter", "Written to disk.", disk.saved_bytes);
+  one("hadal_cache_save_seconds_total", "", "counter", "Seconds of writing.", disk.save_s);
+  one("hadal_cache_loaded_bytes_total", "", "counter", "Read from disk.", disk.loaded_bytes);
+  one("hadal_cache_load_seconds_total", "", "counter", "Seconds of reading.", disk.load_s);
+  one("hadal_cache_disk_failures_total", "", "counter", "Writes and reads that the system refused.", disk.failed);
+  one("hadal_cache_damaged_units_total", "", "counter", "Units that were damaged, and removed.", disk.damaged);
+  one("hadal_cache_skipped_saves_total", "", "counter", "States that were not written.", disk.skipped);
   one("hadal_client_disconnects_total", "", "counter", "Clients that left before their answer's end.", c.cancelled);
   const double usage =
       now.state_bytes_limit > 0 ? static_cast<double>(c.state_bytes) / static_cast<double>(now.state_bytes_limit) : 0;

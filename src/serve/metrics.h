@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -32,6 +33,7 @@ class Metrics {
     Counters counters;
     std::string model;
     int64_t state_bytes_limit = 0, resident_bytes = 0;
+    std::optional<cache::StoreCounters> store;
   };
   std::string text(const Now& now) const;
 

@@ -44,6 +44,13 @@ Reply::Reply(const Turn& turn, const Prompt& prompt, const ReplyContext& context
 void Reply::started(const Reuse& reuse) {
   answer_.reused_tokens = reuse.tokens / kUnit * kUnit;
   timing_.started = age();
+  static constexpr const char* kFrom[] = {"nothing", "memory", "disk"};
+  const bool is_whole = answer_.reused_tokens >= (answer_.prompt_tokens - 1) / kUnit * kUnit;
+  const char* why = is_whole ? "complete" : reuse.same == 0 ? "new" : reuse.is_gone ? "evicted" : "differs";
+  std::string note = fmt::format("hit={}; of={}; from={}; same={}; why={}", answer_.reused_tokens,
+                                 answer_.prompt_tokens, kFrom[static_cast<int>(reuse.from)], reuse.same, why);
+  const std::lock_guard lock(mutex_);
+  cache_note_ = std::move(note);
 }
 
 double Reply::age() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - arrival_).count(); }
@@ -202,6 +209,7 @@ Headers Reply::headers(const char* content_type) const {
   Headers all = common_headers(request_id_);
   all.emplace_back("content-type", content_type);
   all.insert(all.end(), more_.begin(), more_.end());
+  if (!cache_note_.empty()) all.emplace_back("x-hadal-cache", cache_note_);
   return all;
 }
 

@@ -79,6 +79,7 @@ class Reply final : public Sink {
   std::mutex mutex_;  // of what follows: the two threads meet here
   bool begun_ = false, finished_ = false;
   double silent_since_ = -1;
+  std::string cache_note_;  // x-hadal-cache
 };
 
 }  // namespace hadal::serve

@@ -112,7 +112,7 @@ Error Scheduler::ended_by() const {
 }
 
 std::string Scheduler::space_of(const Submission& submission) const {
-  return limits_.share_cache || (submission.key.empty() && submission.user.empty()) ? "" : owner_of(submission);
+  return limits_.share_cache ? "" : cache::space_of(submission.key, submission.user);
 }
 
 // Where the prompt parts from the most similar earlier one of its space; and it is remembered for those to come.

@@ -133,7 +133,8 @@ class ServerImpl final : public Server {
         options_(options),
         prompts_(tokenizer, options.encoding),
         constraints_(tokenizer, decoder.end_tokens()),
-        scheduler_(decoder, options.limits) {
+        scheduler_(decoder, options.limits, options.store) {
+    if (options.store) options.store->on_loaded([this] { wake(); });
     replies_.tokenizer = &tokenizer;
     for (const char* name : text::kTurnStarts)
       if (const auto id = tokenizer.id_of(name)) replies_.turn_ends.push_back(*id);
@@ -162,6 +163,9 @@ class ServerImpl final : public Server {
     engine.join();
   }
   void stop() override { stopping_.store(true); }
+  ~ServerImpl() override {
+    if (options_.store) options_.store->on_loaded({});
+  }
 
  private:
   void run_engine() {
@@ -469,7 +473,8 @@ class ServerImpl final : public Server {
     Headers headers = common_headers(id);
     headers.emplace_back("content-type", "text/plain; version=0.0.4; charset=utf-8");
     reply->send(200, std::move(headers),
-                metrics_.text({scheduler_.seen(), options_.rules.model, options_.limits.kv_bytes, resident_bytes()}));
+                metrics_.text({scheduler_.seen(), options_.rules.model, options_.limits.kv_bytes, resident_bytes(),
+                               options_.store ? std::optional(options_.store->counters()) : std::nullopt}));
   }
   void stats(const HttpRequest&, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     const Counters seen = scheduler_.seen();
@@ -486,6 +491,8 @@ class ServerImpl final : public Server {
                            {"tokens", seen.tokens},
                            {"prompt_tokens", seen.prompt_tokens},
                            {"cached_tokens", seen.reused_tokens},
+                           {"cached_tokens_from_disk", seen.from_disk_tokens},
+                           {"cache_disk_bytes", options_.store ? options_.store->counters().bytes : 0},
                            {"resident_bytes", resident_bytes()},
                            {"conversation_bytes", seen.state_bytes + seen.resting_bytes},
                            {"conversation_bytes_limit", options_.limits.kv_bytes}},

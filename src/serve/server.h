@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "cache/store.h"
 #include "engine/decoder.h"
 #include "serve/chat_request.h"
 #include "serve/http.h"
@@ -22,6 +23,7 @@ struct ServerOptions {
   double drain_seconds = 30;
   text::Encoding encoding = text::Encoding::kV4;
   std::string version, fingerprint;
+  cache::Store* store = nullptr;     // the cache on disk, if any; outlives the server
   std::string card;                  // what the checkpoint says about itself (README.md); may be empty
   float temperature = 1, top_p = 1;  // where a request names none
 };

@@ -77,7 +77,6 @@ StoreOptions options(const std::string& directory, Disk* disk = nullptr) {
           .identity = kIdentity,
           .layout = layout(),
           .warn = {},
-          .loaded = {},
           .disk = disk};
 }
 
@@ -281,8 +280,7 @@ TEST(Store, SeveralProcessesShareADirectory) {
 TEST(Store, SavesAndLoadsBesideTheOwner) {
   const std::string directory = testing::temp_dir("store-later") + "/cache";
   std::atomic<int> n_loaded{0};
-  StoreOptions with = options(directory);
-  with.loaded = [&] { ++n_loaded; };
+  const StoreOptions with = options(directory);
   const auto ids = ids_of(7, 1024);
   const auto names = names_of(ids);
   {
@@ -294,6 +292,7 @@ TEST(Store, SavesAndLoadsBesideTheOwner) {
     }
   }  // waits
   const auto store = Store::open(with).value();
+  store->on_loaded([&] { ++n_loaded; });
   const auto loading = store->load_later(store->find(names, 1024), ids);
   while (!loading->ready.load()) ::usleep(1000);
   ASSERT_TRUE(loading->result->ok());
