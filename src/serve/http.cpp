@@ -220,8 +220,12 @@ class Server final : public HttpServer {
       }
       auto request = parser.release();
       const bool keep_alive = request.keep_alive(), is_head = request.method() == http::verb::head;
-      HttpRequest plain{
-          .method = std::string(request.method_string()), .path = {}, .query = {}, .headers = {}, .body = {}};
+      HttpRequest plain{.method = std::string(request.method_string()),
+                        .path = {},
+                        .query = {},
+                        .headers = {},
+                        .body = {},
+                        .key = {}};
       const std::string target(request.target());
       const size_t mark = target.find('?');
       plain.path = target.substr(0, mark);

@@ -21,6 +21,7 @@ struct HttpRequest {
   std::string method, path, query;             // path without the query, as sent
   std::map<std::string, std::string> headers;  // names in lower case; the last of several
   std::string body;
+  std::string key;  // the name of the key it came with; whoever checks keys sets it
   std::string header(const std::string& name) const {
     const auto it = headers.find(name);
     return it == headers.end() ? "" : it->second;

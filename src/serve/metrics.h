@@ -11,6 +11,7 @@
 #include <string>
 #include <utility>
 
+#include "serve/accounts.h"
 #include "serve/scheduler.h"
 
 namespace hadal::serve {
@@ -32,6 +33,7 @@ class Metrics {
     Counters counters;
     std::string model;
     int64_t state_bytes_limit = 0, resident_bytes = 0;
+    Accounts::Seen accounts{};
   };
   std::string text(const Now& now) const;
 

@@ -52,6 +52,7 @@ class Sink {
 struct Submission {
   engine::Request request;  // without start
   std::string key, user;    // whose turn it takes; states are shared within both only
+  int max_per_key = 0;      // of this key; 0: as Limits say
   std::shared_ptr<Sink> sink;
 };
 
