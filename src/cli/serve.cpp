@@ -42,6 +42,11 @@ Result<int> run_serve(const ServeOptions& options) {
     return Error{
         Code::kUnsupported,
         fmt::format("--host {}: expected 127.0.0.1 or ::1, or --keys FILE, which keeps others out", options.host)};
+  {  // what is wrong with these is said before weights are read
+    const auto accounts = HADAL_TRY(serve::Accounts::open(options.accounts));
+    if (accounts->is_granted() && !accounts->has_prices())
+      fmt::print(stderr, "hadal: keys have balances, but without --price-table nothing costs\n");
+  }
   const auto tokenizer = HADAL_TRY(text::Tokenizer::load(options.model));
   ProgressBar bar("loading weights");
   engine::OpenProgress progress;

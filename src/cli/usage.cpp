@@ -35,18 +35,19 @@ Result<int64_t> time_of(const std::string& option, const std::string& text, int6
   return *seconds * 1000;
 }
 
-// 80 columns. A name that is too long for its column has a line for itself.
+// 80 columns, up to ten thousand millions of tokens. A name that is too long for its column has a line for itself.
 void print_table(const std::string& by, const std::vector<LedgerFile::Sum>& sums, const LedgerFile::Sum& total) {
   const auto row = [](const std::string& name, const std::string& requests, const std::string& prompt,
                       const std::string& hit, const std::string& output, const std::string& usd) {
-    constexpr size_t kName = 18;
-    if (name.size() >= kName) fmt::print("{}\n", name);
-    fmt::print("{:<{}}{:>9}{:>14}{:>14}{:>13}{:>12}\n", name.size() < kName ? name : "", kName, requests, prompt, hit,
-               output, usd);
+    constexpr size_t kName = 17;
+    if (name.size() > kName) fmt::print("{}\n", name);
+    fmt::print("{:<{}} {:>8} {:>13} {:>13} {:>13} {:>11}\n", name.size() > kName ? "" : name, kName, requests, prompt,
+               hit, output, usd);
   };
   const auto line = [&](const LedgerFile::Sum& sum) {
+    const double usd = serve::as_usd(sum.cost);
     row(sum.name.empty() ? "(no key)" : printable(sum.name), grouped(sum.requests), grouped(sum.prompt_tokens),
-        grouped(sum.hit_tokens), grouped(sum.output_tokens), fmt::format("{:.6f}", serve::as_usd(sum.cost)));
+        grouped(sum.hit_tokens), grouped(sum.output_tokens), fmt::format("{:.{}f}", usd, usd < 1000 ? 6 : 2));
   };
   row(by, "requests", "prompt", "of it cached", "output", "USD");
   for (const auto& sum : sums) line(sum);
