@@ -27,6 +27,7 @@ struct ServeOptions {
   serve::Limits limits;
   serve::RequestRules rules;
   serve::AccountOptions accounts;
+  std::string tls_certificate, tls_key;
   bool no_keep_alive = false;
   double drain_seconds = 30;
 };
@@ -47,6 +48,10 @@ Result<int> run_serve(const ServeOptions& options) {
     if (accounts->is_granted() && !accounts->has_prices())
       fmt::print(stderr, "hadal: keys have balances, but without --price-table nothing costs\n");
   }
+  serve::ServerOptions server_options;
+  server_options.http.tls_certificate = options.tls_certificate;
+  server_options.http.tls_key = options.tls_key;
+  HADAL_TRY(serve::check_tls(server_options.http));
   const auto tokenizer = HADAL_TRY(text::Tokenizer::load(options.model));
   ProgressBar bar("loading weights");
   engine::OpenProgress progress;
@@ -56,7 +61,6 @@ Result<int> run_serve(const ServeOptions& options) {
       engine::Engine::open({.model = options.model, .isa = options.isa, .threads = options.threads}, progress));
   bar.clear();
 
-  serve::ServerOptions server_options;
   server_options.http.host = options.host;
   server_options.http.port = static_cast<uint16_t>(options.port);
   server_options.limits = options.limits;
@@ -84,7 +88,8 @@ Result<int> run_serve(const ServeOptions& options) {
   signal(SIGTERM, on_signal);
   const bool is_v6 = options.host.find(':') != std::string::npos;
   const std::string host = options.host == "0.0.0.0" ? "127.0.0.1" : options.host == "::" ? "::1" : options.host;
-  const std::string url = fmt::format("http://{}{}{}:{}", is_v6 ? "[" : "", host, is_v6 ? "]" : "", server->port());
+  const std::string url = fmt::format("{}://{}{}{}:{}", options.tls_key.empty() ? "http" : "https", is_v6 ? "[" : "",
+                                      host, is_v6 ? "]" : "", server->port());
   const char* const key = options.accounts.keys.empty() ? "local" : "sk-...";
   fmt::print(
       "{} serves {}; Ctrl-C ends it\n"
@@ -112,6 +117,11 @@ void add_serve(CLI::App& app, int& exit_status) {
   option("--keys", options->accounts.keys, "FILE", "who may ask (hadal key); without, loopback only");
   option("--price-table", options->accounts.prices, "FILE", "what tokens cost (models/prices.json)");
   option("--ledger", options->accounts.ledger, "FILE", "a SQLite file of what was asked (hadal usage)");
+  CLI::Option* certificate =
+      option("--tls-cert", options->tls_certificate, "FILE", "HTTPS: a certificate with its chain, PEM");
+  CLI::Option* tls_key = option("--tls-key", options->tls_key, "FILE", "and its private key, PEM");
+  certificate->needs(tls_key);
+  tls_key->needs(certificate);
   option("--threads", options->threads, "N", "(one per core)")->check(CLI::Range(1, 1024));
   option("--max-running", options->limits.max_running, "N", "answers at once (16)")->check(CLI::Range(1, 4096));
   option("--max-queue", options->limits.max_waiting, "N", "requests that wait (64)")->check(CLI::Range(1, 65536));

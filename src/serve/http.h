@@ -2,7 +2,8 @@
 // reading and writing; handlers run on it and must not block. Only http.cpp knows Boost.Beast.
 //
 // A reply may be filled from any thread, now or later. Limits and slow clients: headers over 32 KB 431, bodies over
-// max_body 413, what does not arrive in time 408, what is no HTTP 400; the connection then closes.
+// max_body 413, what does not arrive in time 408, what is no HTTP 400; the connection then closes. The same holds
+// inside TLS (1.2 or later), where what is no TLS is closed without a word.
 #pragma once
 
 #include <cstdint>
@@ -50,13 +51,17 @@ struct HttpOptions {
   uint16_t port = 8080;  // 0: any free one
   uint64_t max_body = uint64_t{64} << 20;
   int header_seconds = 30, body_seconds = 120, idle_seconds = 600;
-  int write_seconds = 60;        // for one chunk; a client that takes none for so long is gone
-  std::string server = "hadal";  // the Server header
+  int write_seconds = 60;                // for one chunk; a client that takes none for so long is gone
+  std::string server = "hadal";          // the Server header
+  std::string tls_certificate, tls_key;  // PEM files, the certificate with its chain; both or none: plain HTTP
 };
+
+// Whether the files of TLS, if there are any, are what they must be: kNotFound, kInvalid.
+Status check_tls(const HttpOptions& options);
 
 class HttpServer {
  public:
-  // kIo: the address cannot be listened on.
+  // kIo: the address cannot be listened on. Else as check_tls().
   static Result<std::unique_ptr<HttpServer>> listen(const HttpOptions& options, HttpHandler handler);
   virtual ~HttpServer() = default;
   virtual uint16_t port() const = 0;
