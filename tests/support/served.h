@@ -64,6 +64,7 @@ class Client {
   }
   Client(const Client&) = delete;
   ~Client() { close(); }
+  int fd() const { return socket_; }
   void close() {
     if (socket_ >= 0) ::close(socket_);
     socket_ = -1;
