@@ -122,6 +122,10 @@ TEST(ServeCommand, RefusesToOpenUpWithoutKeys) {
   const std::string directory = temp_dir("serve");
   expect_failure("serve -m /nonexistent --host 0.0.0.0",
                  "--host 0.0.0.0: expected 127.0.0.1 or ::1, or --keys FILE, which keeps others out");
+  EXPECT_EQ(hadal("serve --tls-cert x").status, 2);
+  EXPECT_EQ(hadal("serve --tls-key x").status, 2);
+  expect_failure("serve -m /nonexistent --tls-cert /nonexistent --tls-key x",
+                 "/nonexistent: expected a certificate in PEM: No such file or directory");
   expect_80_columns(hadal("serve --help").out + hadal("key add --help").out + hadal("usage --help").out);
 }
 
