@@ -255,11 +255,14 @@ class Server final : public HttpServer {
         co_await http::async_read_header(stream, buffer, parser, asio::redirect_error(asio::use_awaitable, ec));
         if (deadline.hit()) ec = beast::error::timeout;
       }
-      if (!ec && lower(parser.get()[http::field::expect]) == "100-continue") {
+      HttpRequest request;
+      if (!ec) request = head_of(parser.get());
+      const bool reads = parser.is_done() || !options_.wants_body || options_.wants_body(request);
+      if (!ec && reads && lower(request.header("expect")) == "100-continue") {
         http::response<http::empty_body> go_on(http::status::continue_, 11);
         co_await http::async_write(stream, go_on, asio::redirect_error(asio::use_awaitable, ec));
       }
-      if (!ec) {
+      if (!ec && reads) {
         const Deadline deadline(context_, socket, options_.body_seconds);
         co_await http::async_read(stream, buffer, parser, asio::redirect_error(asio::use_awaitable, ec));
         if (deadline.hit()) ec = beast::error::timeout;
@@ -268,22 +271,11 @@ class Server final : public HttpServer {
         co_await refuse(stream, parser.got_some() || buffer.size() > 0, ec);
         co_return;
       }
-      auto request = parser.release();
-      const bool keep_alive = request.keep_alive(), is_head = request.method() == http::verb::head;
-      HttpRequest plain{.method = std::string(request.method_string()),
-                        .path = {},
-                        .query = {},
-                        .headers = {},
-                        .body = {},
-                        .key = {}};
-      const std::string target(request.target());
-      const size_t mark = target.find('?');
-      plain.path = target.substr(0, mark);
-      if (mark != std::string::npos) plain.query = target.substr(mark + 1);
-      for (const auto& field : request) plain.headers[lower(field.name_string())] = std::string(field.value());
-      plain.body = std::move(request.body());
+      auto message = parser.release();
+      const bool keep_alive = message.keep_alive() && reads, is_head = message.method() == http::verb::head;
+      if (reads) request.body = std::move(message.body());
       auto reply = std::make_shared<Reply>(context_);
-      handler_(std::move(plain), reply);
+      handler_(std::move(request), reply);
       auto watching = std::make_shared<bool>(true);
       asio::co_spawn(context_, watch(socket, reply, watching), asio::detached);
       const bool sent = co_await answer(stream, *reply, keep_alive, is_head);
@@ -293,6 +285,7 @@ class Server final : public HttpServer {
         reply->lose();
         co_return;
       }
+      if (!reads) co_return co_await linger(socket);
       if (!keep_alive) break;
     }
     if constexpr (std::is_same_v<Stream, TlsStream>) {  // says goodbye, and waits a moment for the client's
@@ -313,6 +306,17 @@ class Server final : public HttpServer {
       asio::steady_timer pause(context_, kLookAgain);
       co_await pause.async_wait(asio::redirect_error(asio::use_awaitable, ec));
     }
+  }
+
+  static HttpRequest head_of(const http::request<http::string_body>& message) {
+    HttpRequest request;
+    request.method = std::string(message.method_string());
+    const std::string target(message.target());
+    const size_t mark = target.find('?');
+    request.path = target.substr(0, mark);
+    if (mark != std::string::npos) request.query = target.substr(mark + 1);
+    for (const auto& field : message) request.headers[lower(field.name_string())] = std::string(field.value());
+    return request;
   }
 
   template <bool kRequest, class Body>
@@ -416,8 +420,15 @@ class Server final : public HttpServer {
     tcp::socket& socket = socket_of(stream);
     const Deadline deadline(context_, socket, kLingerSeconds);
     co_await http::async_write(stream, response, asio::redirect_error(asio::use_awaitable, ec));
+    co_await linger(socket);
+  }
+
+  // The end of an answer whose request was not read to its end: stop sending, read on for a moment.
+  asio::awaitable<void> linger(tcp::socket& socket) {
+    error_code ec;
     socket.shutdown(tcp::socket::shutdown_send, ec);
-    std::vector<char> rest(16384);  // under TLS as it comes: nobody reads it
+    const Deadline deadline(context_, socket, kLingerSeconds);
+    std::vector<char> rest(16384);  // under TLS as it comes: nobody looks at it
     for (size_t total = 0; !ec && total < kLingerBytes;)
       total += co_await socket.async_read_some(asio::buffer(rest), asio::redirect_error(asio::use_awaitable, ec));
   }

@@ -50,6 +50,8 @@ struct HttpOptions {
   std::string host = "127.0.0.1";
   uint16_t port = 8080;  // 0: any free one
   uint64_t max_body = uint64_t{64} << 20;
+  // Asked before a body is read, of a request without it. false: it is handled without, and the connection closes.
+  std::function<bool(const HttpRequest& head)> wants_body{};
   int header_seconds = 30, body_seconds = 120, idle_seconds = 600;
   int write_seconds = 60;                // for one chunk; a client that takes none for so long is gone
   std::string server = "hadal";          // the Server header

@@ -150,7 +150,9 @@ class ServerImpl final : public Server {
   }
 
   Status listen() {
-    http_ = HADAL_TRY(HttpServer::listen(options_.http, [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
+    HttpOptions http = options_.http;  // nobody without a key fills our memory
+    http.wants_body = [this](const HttpRequest& head) { return accounts_->name_of(head).index() == 0; };
+    http_ = HADAL_TRY(HttpServer::listen(http, [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
       handle(std::move(request), std::move(reply));
     }));
     return {};

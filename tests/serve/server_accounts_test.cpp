@@ -101,6 +101,24 @@ TEST(ServerKeys, AllButHealthAndThePageAskForOne) {
   EXPECT_EQ(status_of(talk(running, post("/v1/messages", kMessages, bearer(kA)))), 200);
 }
 
+TEST(ServerKeys, WithoutOneNoBodyIsRead) {
+  const Bank bank;
+  const Running running(bank.options);
+  const std::string head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n";
+  for (const char* more : {"", "Expect: 100-continue\r\n"}) {
+    const std::string refused = talk(running, head + more + "\r\n");  // and never the body
+    EXPECT_EQ(status_of(refused), 401);
+    EXPECT_EQ(header_of(refused, "Connection"), "close");
+  }
+  const std::string whole = talk(running, head + "\r\n" + std::string(60000000, ' '));
+  EXPECT_EQ(status_of(whole), 401);
+  Client client(running);  // what has no body keeps its connection
+  for (int i = 0; i < 2; ++i) {
+    client.send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+    EXPECT_EQ(status_of(client.read("}")), 200);
+  }
+}
+
 TEST(ServerKeys, ChangeWhileItRuns) {
   const Bank bank;
   const Running running(bank.options);
