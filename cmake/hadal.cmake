@@ -10,6 +10,8 @@ if(HADAL_SANITIZE)
     -fsanitize=${HADAL_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all
     $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)  # GCC 12 finds std::regex guilty of it
   target_link_options(hadal_flags INTERFACE -fsanitize=${HADAL_SANITIZE})
+  # TSan does not know fences; without them Asio keeps to its mutexes.
+  target_compile_definitions(hadal_flags INTERFACE BOOST_ASIO_DISABLE_FENCED_BLOCK)
 endif()
 
 # hadal_embed_configs(file): models/configs/*.json as string literals, so that `synth --config flash` needs no path.

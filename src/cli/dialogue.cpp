@@ -133,18 +133,18 @@ Result<Dialogue::Answer> Dialogue::answer(const json::Array& messages, Think thi
   // The header begins with a special token, so the ids of both parts are those of the whole.
   const std::string_view whole(prompt.text);
   std::vector<TokenId> ids = tokenizer_->encode(whole.substr(0, prompt.header_begin));
-  const int64_t snapshot_at = static_cast<int64_t>(ids.size());
+  const int64_t header_at = static_cast<int64_t>(ids.size());
   for (const TokenId id : tokenizer_->encode(whole.substr(prompt.header_begin))) ids.push_back(id);
-  return generate(ids, snapshot_at, true, think != Think::kOff, sink);
+  return generate(ids, header_at, true, think != Think::kOff, sink);
 }
 
 Result<Dialogue::Answer> Dialogue::complete(const std::string& text, const Sink& sink) {
   const std::vector<TokenId> ids = tokenizer_->encode(text);
   if (ids.empty()) return Error{Code::kInvalid, "prompt: expected some text, found none"};
-  return generate(ids, -1, false, false, sink);
+  return generate(ids, 0, false, false, sink);
 }
 
-Result<Dialogue::Answer> Dialogue::generate(const std::vector<TokenId>& ids, int64_t snapshot_at, bool parse,
+Result<Dialogue::Answer> Dialogue::generate(const std::vector<TokenId>& ids, int64_t header_at, bool parse,
                                             bool thinking, const Sink& sink) {
   Answer answer;
   // Without --seed no two answers are alike, not even to the same question after /reset.
@@ -175,7 +175,7 @@ Result<Dialogue::Answer> Dialogue::generate(const std::vector<TokenId>& ids, int
       .sampling = sampling_,
       .max_tokens = options_.max_tokens,
       .chunk = options_.chunk,
-      .snapshot_at = snapshot_at,
+      .header_at = header_at,
       .prefill =
           [&](int64_t done, int64_t total) {
             bar.update(done, total);

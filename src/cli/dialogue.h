@@ -63,7 +63,7 @@ class Dialogue {
 
  private:
   Dialogue() = default;
-  Result<Answer> generate(const std::vector<TokenId>& ids, int64_t snapshot_at, bool parse, bool thinking,
+  Result<Answer> generate(const std::vector<TokenId>& ids, int64_t header_at, bool parse, bool thinking,
                           const Sink& sink);
 
   ModelOptions options_;

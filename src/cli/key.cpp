@@ -25,7 +25,7 @@ Result<int> add(const KeyOptions& options) {
   serve::Key key = options.limits;
   key.name = options.name;
   const std::string secret = serve::new_key();
-  key.hash = serve::sha256_hex(secret);
+  key.hash = serve::key_hash(secret);
   key.created = utc_date(std::time(nullptr));
   if (options.granted >= 0) key.granted = std::llround(options.granted * 1e6) * (serve::kUsd / 1'000'000);
   HADAL_TRY(serve::add_key(options.file, key));

@@ -37,7 +37,6 @@ Result<int> Batch::add(Request request) {
   Running running{.request = std::move(request),
                   .ids = {},
                   .context = std::move(context),
-                  .snapshot = {},
                   .sampler = sample::Sampler({}),
                   .completion = {},
                   .max_tokens = 0,
@@ -64,7 +63,6 @@ void Batch::suspend(int id) {
   Running& running = running_.at(id);
   running.suspended = true;
   running.context = {decoder_.new_sequence(), {}};
-  running.snapshot.reset();
 }
 
 void Batch::resume(int id, std::optional<Context> start) {
@@ -76,9 +74,11 @@ void Batch::resume(int id, std::optional<Context> start) {
   running.context = std::move(*start);
 }
 
-int64_t Batch::state_bytes(int id) const {
-  const Running& running = running_.at(id);
-  return running.context.state.capacity_bytes() + (running.snapshot ? running.snapshot->state.capacity_bytes() : 0);
+int64_t Batch::state_bytes(int id) const { return running_.at(id).context.state.capacity_bytes(); }
+
+const Context& Batch::context(int id) const {
+  const auto it = running_.find(id);
+  return it != running_.end() ? it->second.context : finished_.at(id).context;
 }
 
 Status Batch::step(std::vector<Event>& events) {
@@ -112,7 +112,9 @@ Status Batch::step(std::vector<Event>& events) {
     const int64_t share = std::max<int64_t>(kLeastShare, room / n_reading--);
     int64_t n = std::min({unread(running), share, std::max<int64_t>(room, 1)});
     const int64_t begin = running.context.state.length();
-    if (begin < running.request.snapshot_at) n = std::min(n, running.request.snapshot_at - begin);
+    const std::vector<int64_t>& pauses = running.request.pauses;
+    if (const auto next = std::upper_bound(pauses.begin(), pauses.end(), begin); next != pauses.end())
+      n = std::min(n, *next - begin);
     plan(id, running, n);
     room -= n;
   }
@@ -145,8 +147,7 @@ Status Batch::step(std::vector<Event>& events) {
                       .choice = {},
                       .finish = *running.ended,
                       .error = running.error});
-    finished_.emplace(it->first,
-                      Finished{std::move(running.completion), std::move(running.context), std::move(running.snapshot)});
+    finished_.emplace(it->first, Finished{std::move(running.completion), std::move(running.context)});
     it = running_.erase(it);
   }
   return {};
@@ -155,8 +156,6 @@ Status Batch::step(std::vector<Event>& events) {
 void Batch::after_forward(int id, Running& running, int64_t n_read, std::span<const float> logits,
                           std::vector<Event>& events) {
   const int64_t length = running.context.state.length();
-  if (length == running.request.snapshot_at)
-    running.snapshot = Context{running.context.state.fork(), running.context.ids};
   if (n_read > 0 && length > running.read_to) {
     running.read_to = length;
     events.push_back(

@@ -33,20 +33,17 @@ struct Completion {
   double prefill_s = 0, decode_s = 0;  // of the steps that it took part in
 };
 
-// A state and the ids it has seen.
-struct Context {
-  kv::SequenceState state;
-  std::vector<TokenId> ids;
-};
+using kv::Context;
 
 struct Request {
   std::vector<TokenId> prompt;
   std::optional<Context> start;  // its ids: a true prefix of the prompt; what it covers is not computed again
   sample::Options sampling;
   std::shared_ptr<sample::Constraint> constraint =
-      nullptr;               // its own; it sees the completion's tokens as they are drawn
-  int64_t max_tokens = -1;   // -1: up to the model's context
-  int64_t snapshot_at = -1;  // keep the state after so many prompt tokens
+      nullptr;              // its own; it sees the completion's tokens as they are drawn
+  int64_t max_tokens = -1;  // -1: up to the model's context
+  // Positions in the prompt, ascending, where reading pauses for one step's end: context() is then the state there.
+  std::vector<int64_t> pauses = {};
 };
 
 struct Event {
@@ -66,7 +63,6 @@ struct Event {
 struct Finished {
   Completion completion;
   Context context;  // after the last token that was fed
-  std::optional<Context> snapshot;
 };
 
 class Batch {
@@ -83,7 +79,9 @@ class Batch {
   // `start` covers excepted). The tokens that follow are the same.
   void suspend(int id);
   void resume(int id, std::optional<Context> start = {});
-  int64_t state_bytes(int id) const;  // of its states; pages that several share count for each
+  int64_t state_bytes(int id) const;  // of its state; pages that several share count for each
+  // The state and the ids that it has seen, until take(); to be forked, not changed.
+  const Context& context(int id) const;
   // Prompt and completion so far, the latest token included.
   const std::vector<TokenId>& ids(int id) const { return running_.at(id).ids; }
   // One forward pass, or none when all that is left has ended. An error is the whole step's: no
@@ -98,7 +96,6 @@ class Batch {
     Request request;
     std::vector<TokenId> ids;  // prompt and completion; the state has seen a prefix
     Context context;           // its ids are those the state has seen
-    std::optional<Context> snapshot;
     sample::Sampler sampler;
     Completion completion;
     int64_t max_tokens = 0;

@@ -7,10 +7,12 @@
 // Rows are plain bytes of one size. Not thread-safe for writing; reads may run in parallel.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "base/check.h"
@@ -65,6 +67,23 @@ class PagedRows {
       pages_[page] = std::move(own);
     }
     return pages_[page].get() + size_++ % kPageRows * row_bytes_;
+  }
+  // Appends up to `n` > 0 rows, as many as lie in one piece, content undefined.
+  std::span<std::byte> append(int64_t n) {
+    const int64_t piece = std::min(n, kPageRows - size_ % kPageRows);
+    std::byte* first = append();
+    size_ += piece - 1;
+    return {first, static_cast<size_t>(piece * row_bytes_)};
+  }
+  // Of rows [begin, end), not empty, those that lie in one piece from `begin`.
+  std::span<const std::byte> piece(int64_t begin, int64_t end) const {
+    const int64_t n = std::min(end - begin, kPageRows - begin % kPageRows);
+    return {row(begin), static_cast<size_t>(n * row_bytes_)};
+  }
+  // Memory, for those who count what is shared: `visit(first byte, bytes)` of each page.
+  template <class Visit>
+  void visit_pages(Visit visit) const {
+    for (const auto& page : pages_) visit(page.get(), kPageRows * row_bytes_);
   }
   void truncate(int64_t n) {
     HADAL_CHECK(n >= 0 && n <= size_);

@@ -8,11 +8,7 @@
 namespace hadal::kv {
 namespace {
 
-// Longer ones do not exist; sums of positions stay far from overflow.
-constexpr int64_t kMaxLength = int64_t{1} << 40;
-
-constexpr std::string_view kEntriesMagic = "HADALKE1";
-constexpr std::string_view kSnapshotMagic = "HADALKS1";
+constexpr std::string_view kSnapshotMagic = "HADALKS2", kDraftMagic = "HADALKD2";
 
 template <class T>
 void put(std::string& out, T value) {
@@ -21,15 +17,6 @@ void put(std::string& out, T value) {
 
 void put_bytes(std::string& out, const std::byte* bytes, int64_t n) {
   out.append(reinterpret_cast<const char*>(bytes), static_cast<size_t>(n));
-}
-
-// A layout in the few numbers that decide the size of every row: a saved state of another one is refused.
-void put_layout(std::string& out, const Layout& layout) {
-  put<int32_t>(out, layout.numerics == Numerics::kFaithful ? 0 : 1);
-  for (const int value : {layout.n_nope, layout.n_rope, layout.index_dim, layout.window, layout.hidden_floats,
-                          layout.n_draft_layers, static_cast<int>(layout.ratios.size())})
-    put<int32_t>(out, value);
-  for (const int ratio : layout.ratios) put<int32_t>(out, ratio);
 }
 
 class Reader {
@@ -63,12 +50,6 @@ class Reader {
   std::string_view rest_;
   const char* what_;
 };
-
-std::string layout_bytes(const Layout& layout) {
-  std::string bytes;
-  put_layout(bytes, layout);
-  return bytes;
-}
 
 // The tail rows that entries after token n still need: positions [first, n); of positions before `open` only
 // the low half (CSA's previous block).
@@ -107,6 +88,16 @@ int64_t Layout::kv_row_bytes() const {
 int64_t Layout::index_row_bytes() const {
   if (numerics == Numerics::kExact) return 4 * index_dim;
   return (index_dim + 1) / 2 + (index_dim + 31) / 32;
+}
+
+std::string Layout::identity() const {
+  std::string out;
+  put<int32_t>(out, numerics == Numerics::kFaithful ? 0 : 1);
+  for (const int value :
+       {n_nope, n_rope, index_dim, window, hidden_floats, n_draft_layers, static_cast<int>(ratios.size())})
+    put<int32_t>(out, value);
+  for (const int ratio : ratios) put<int32_t>(out, ratio);
+  return out;
 }
 
 int Layout::value_width(int layer) const {
@@ -194,35 +185,48 @@ int64_t SequenceState::capacity_bytes() const {
   return bytes;
 }
 
-Status SequenceState::save_entries(int64_t begin, int64_t end, std::string& out) const {
-  if (begin < 0 || begin > end || end > length_)
-    return Error{Code::kInvalid, fmt::format("save_entries: tokens {}..{} of {}", begin, end, length_)};
-  out += kEntriesMagic;
-  put_layout(out, *layout_);
-  put<int64_t>(out, begin);
-  put<int64_t>(out, end);
+int64_t SequenceState::own_bytes() const {
+  int64_t bytes = capacity_bytes();
+  visit_pages([&](const std::byte*, int64_t page) { bytes -= page; });
+  return bytes;
+}
+
+std::vector<std::span<const std::byte>> SequenceState::entries(int64_t begin, int64_t end) const {
+  HADAL_CHECK(begin >= 0 && begin <= end && end <= length_);
+  std::vector<std::span<const std::byte>> pieces;
   for (int i = 0; i < layout_->n_layers(); ++i) {
     const int ratio = layout_->ratio(i);
     if (ratio == 0) continue;
-    const LayerState& state = layer(i);
-    for (const PagedRows* rows : {&state.entries, &state.index_entries}) {
+    for (const PagedRows* rows : {&layer(i).entries, &layer(i).index_entries}) {
       if (rows->row_bytes() == 0) continue;
-      for (int64_t e = begin / ratio; e < end / ratio; ++e) put_bytes(out, rows->row(e), rows->row_bytes());
+      for (int64_t e = begin / ratio; e < end / ratio; e += PagedRows::kPageRows - e % PagedRows::kPageRows)
+        pieces.push_back(rows->piece(e, end / ratio));
     }
   }
-  return {};
+  return pieces;
+}
+
+std::vector<std::span<std::byte>> SequenceState::add_entries(int64_t end) {
+  HADAL_CHECK(end >= length_);
+  std::vector<std::span<std::byte>> pieces;
+  for (int i = 0; i < layout_->n_layers(); ++i) {
+    const int ratio = layout_->ratio(i);
+    if (ratio == 0) continue;
+    for (PagedRows* rows : {&layer(i).entries, &layer(i).index_entries})
+      if (rows->row_bytes() != 0)
+        while (rows->size() < end / ratio) pieces.push_back(rows->append(end / ratio - rows->size()));
+  }
+  length_ = rewind_floor_ = end;
+  return pieces;
 }
 
 void SequenceState::save_snapshot(std::string& out) const {
   out += kSnapshotMagic;
-  put_layout(out, *layout_);
+  out += layout_->identity();
   put<int64_t>(out, length_);
-  put<int64_t>(out, draft_length_);
-  for (int i = 0; i < layout_->n_layers(); ++i) {
+  for (int i = 0; i < static_cast<int>(layout_->ratios.size()); ++i) {
     const LayerState& state = layer(i);
-    const bool is_draft = i >= static_cast<int>(layout_->ratios.size());
-    const int64_t n = is_draft ? draft_length_ : length_;
-    for (int64_t pos = std::max<int64_t>(0, n - layout_->window); pos < n; ++pos)
+    for (int64_t pos = std::max<int64_t>(0, length_ - layout_->window); pos < length_; ++pos)
       put_bytes(out, state.window.row(pos), state.window.row_bytes());
     const int ratio = layout_->ratio(i);
     if (ratio == 0) continue;
@@ -233,67 +237,63 @@ void SequenceState::save_snapshot(std::string& out) const {
         put_bytes(out, ring->row(pos), pos < tail.open ? ring->row_bytes() / 2 : ring->row_bytes());
     }
   }
+}
+
+void SequenceState::save_draft(std::string& out) const {
+  out += kDraftMagic;
+  out += layout_->identity();
+  put<int64_t>(out, draft_length_);
+  for (int i = static_cast<int>(layout_->ratios.size()); i < layout_->n_layers(); ++i)
+    for (int64_t pos = std::max<int64_t>(0, draft_length_ - layout_->window); pos < draft_length_; ++pos)
+      put_bytes(out, layer(i).window.row(pos), layer(i).window.row_bytes());
   put<int64_t>(out, static_cast<int64_t>(last_hidden_.size()));
   put_bytes(out, reinterpret_cast<const std::byte*>(last_hidden_.data()),
             static_cast<int64_t>(last_hidden_.size() * sizeof(float)));
 }
 
-Result<SequenceState> SequenceState::restore(std::shared_ptr<const Layout> layout,
-                                             std::span<const std::string_view> ranges, std::string_view snapshot) {
-  const std::string expected_layout = layout_bytes(*layout);
-  SequenceState state(layout);
-  int64_t covered = 0;
-  for (const std::string_view range : ranges) {
-    Reader in(range, "saved entries");
-    HADAL_TRY(in.expect(kEntriesMagic, "format"));
-    HADAL_TRY(in.expect(expected_layout, "KV layout"));
-    const int64_t begin = HADAL_TRY(in.take_int64()), end = HADAL_TRY(in.take_int64());
-    if (begin != covered || end < begin)
-      return Error{Code::kCorrupt,
-                   fmt::format("saved entries: expected tokens from {}, found {}..{}", covered, begin, end)};
-    for (int i = 0; i < layout->n_layers(); ++i) {
-      const int ratio = layout->ratio(i);
-      if (ratio == 0) continue;
-      for (PagedRows* rows : {&state.layer(i).entries, &state.layer(i).index_entries}) {
-        if (rows->row_bytes() == 0) continue;
-        for (int64_t e = begin / ratio; e < end / ratio; ++e) HADAL_TRY(in.take(rows->append(), rows->row_bytes()));
-      }
-    }
-    HADAL_TRY(in.end());
-    covered = end;
-  }
-  Reader in(snapshot, "saved snapshot");
+Status SequenceState::load_snapshot(std::string_view bytes) {
+  Reader in(bytes, "saved snapshot");
   HADAL_TRY(in.expect(kSnapshotMagic, "format"));
-  HADAL_TRY(in.expect(expected_layout, "KV layout"));
-  state.length_ = HADAL_TRY(in.take_int64());
-  state.draft_length_ = HADAL_TRY(in.take_int64());
-  if (state.length_ != covered || state.length_ > kMaxLength || state.draft_length_ < 0 ||
-      state.draft_length_ > state.length_)
-    return Error{Code::kCorrupt, fmt::format("saved snapshot: expected {} tokens, found {} with {} draft rows", covered,
-                                             state.length_, state.draft_length_)};
-  state.rewind_floor_ = state.length_;
-  for (int i = 0; i < layout->n_layers(); ++i) {
-    LayerState& into = state.layer(i);
-    const int64_t n = i >= static_cast<int>(layout->ratios.size()) ? state.draft_length_ : state.length_;
-    for (int64_t pos = std::max<int64_t>(0, n - layout->window); pos < n; ++pos)
+  HADAL_TRY(in.expect(layout_->identity(), "KV layout"));
+  const int64_t length = HADAL_TRY(in.take_int64());
+  if (length != length_)
+    return Error{Code::kCorrupt, fmt::format("saved snapshot: expected {} tokens, found {}", length_, length)};
+  for (int i = 0; i < static_cast<int>(layout_->ratios.size()); ++i) {
+    LayerState& into = layer(i);
+    for (int64_t pos = std::max<int64_t>(0, length_ - layout_->window); pos < length_; ++pos)
       HADAL_TRY(in.take(into.window.row(pos), into.window.row_bytes()));
-    const int ratio = layout->ratio(i);
+    const int ratio = layout_->ratio(i);
     if (ratio == 0) continue;
-    const TailRange tail = tail_range(ratio, state.length_);
+    const TailRange tail = tail_range(ratio, length_);
     for (RowRing* ring : {&into.values, &into.gates, &into.index_values, &into.index_gates}) {
       if (ring->capacity() == 0) continue;
-      for (int64_t pos = tail.first; pos < state.length_; ++pos)
+      for (int64_t pos = tail.first; pos < length_; ++pos)
         HADAL_TRY(in.take(ring->row(pos), pos < tail.open ? ring->row_bytes() / 2 : ring->row_bytes()));
     }
   }
+  return in.end();
+}
+
+Status SequenceState::load_draft(std::string_view bytes) {
+  Reader in(bytes, "saved draft state");
+  HADAL_TRY(in.expect(kDraftMagic, "format"));
+  HADAL_TRY(in.expect(layout_->identity(), "KV layout"));
+  const int64_t length = HADAL_TRY(in.take_int64());
+  if (length < 0 || length > length_)
+    return Error{Code::kCorrupt, fmt::format("saved draft state: expected at most {} rows, found {}", length_, length)};
+  for (int i = static_cast<int>(layout_->ratios.size()); i < layout_->n_layers(); ++i)
+    for (int64_t pos = std::max<int64_t>(0, length - layout_->window); pos < length; ++pos)
+      HADAL_TRY(in.take(layer(i).window.row(pos), layer(i).window.row_bytes()));
   const int64_t n_hidden = HADAL_TRY(in.take_int64());
-  if (n_hidden != 0 && n_hidden != layout->hidden_floats)
-    return Error{Code::kCorrupt,
-                 fmt::format("saved snapshot: expected {} hidden values, found {}", layout->hidden_floats, n_hidden)};
-  state.last_hidden_.resize(static_cast<size_t>(n_hidden));
-  HADAL_TRY(in.take(state.last_hidden_.data(), n_hidden * static_cast<int64_t>(sizeof(float))));
+  if (n_hidden != 0 && n_hidden != layout_->hidden_floats)
+    return Error{Code::kCorrupt, fmt::format("saved draft state: expected {} hidden values, found {}",
+                                             layout_->hidden_floats, n_hidden)};
+  std::vector<float> hidden(static_cast<size_t>(n_hidden));
+  HADAL_TRY(in.take(hidden.data(), n_hidden * static_cast<int64_t>(sizeof(float))));
   HADAL_TRY(in.end());
-  return state;
+  last_hidden_ = std::move(hidden);
+  draft_length_ = length;
+  return {};
 }
 
 }  // namespace hadal::kv

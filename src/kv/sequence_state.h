@@ -10,8 +10,8 @@
 // E8M0 per 32 (68 bytes). In `exact`: float32. Entries grow in pages; everything else is of constant size.
 //
 // The state cannot be cut back to any earlier length: compressed entries forget the tokens they came from.
-// Instead: fork() (pages are shared), rewind() by at most kDraftRows tokens (for rejected drafts), and
-// save_entries() + save_snapshot() with restore(), which continue bit for bit (tests/model).
+// Instead: fork() (pages are shared), rewind() by at most kDraftRows tokens (for rejected drafts), and entries() +
+// save_snapshot() with add_entries() + load_snapshot(), which continue bit for bit (tests/model).
 //
 // Threads: const methods any; the rest by the sequence's owner.
 #pragma once
@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/types.h"
 #include "checkpoint/config.h"
 #include "checkpoint/inventory.h"
 #include "kv/rows.h"
@@ -53,6 +54,7 @@ struct Layout {
   int index_value_width(int layer) const;          // 2 index_dim for CSA, else 0
   int64_t entry_bytes_at(int64_t n_tokens) const;  // compressed entries: n_csa * n/4 * 652 + n_hca * n/128 * 584
   int64_t constant_bytes() const;                  // windows and tails as held in memory
+  std::string identity() const;                    // bytes that differ whenever rows or their sizes do
   bool operator==(const Layout&) const = default;
 };
 
@@ -89,13 +91,25 @@ class SequenceState {
   int64_t entry_bytes() const;     // == layout().entry_bytes_at(length())
   int64_t capacity_bytes() const;  // all memory held, shared pages included
 
-  // Appends to `out` the entries finished by tokens [begin, end), both multiples of every ratio or end = length().
-  Status save_entries(int64_t begin, int64_t end, std::string& out) const;
-  // Appends everything else needed to go on from length().
-  void save_snapshot(std::string& out) const;
-  // The inverse: consecutive ranges from token 0 and the snapshot at their end. Bytes are checked, not trusted.
-  static Result<SequenceState> restore(std::shared_ptr<const Layout> layout, std::span<const std::string_view> ranges,
-                                       std::string_view snapshot);
+  // What makes a copy elsewhere: the entries finished by consecutive ranges of tokens [begin, end) from 0 on, each in
+  // pieces as they lie in memory; and a snapshot, everything else needed to go on from length().
+  std::vector<std::span<const std::byte>> entries(int64_t begin, int64_t end) const;
+  void save_snapshot(std::string& out) const;  // appends
+  void save_draft(std::string& out) const;     // the MTP block's part of it; a copy without it only cannot draft
+  // The inverse, on a new state: pieces of undefined content for the entries of tokens length() to `end`, then the
+  // snapshot at their end. Bytes are checked, not trusted; after an error the state is of no use.
+  std::vector<std::span<std::byte>> add_entries(int64_t end);
+  Status load_snapshot(std::string_view bytes);
+  Status load_draft(std::string_view bytes);
+  // Memory that copies share: `visit(first byte, bytes)` of every page. The rest is own_bytes().
+  template <class Visit>
+  void visit_pages(Visit visit) const {
+    for (const LayerState& state : layers_) {
+      state.entries.visit_pages(visit);
+      state.index_entries.visit_pages(visit);
+    }
+  }
+  int64_t own_bytes() const;
 
  private:
   SequenceState(const SequenceState&) = default;  // fork()
@@ -105,6 +119,12 @@ class SequenceState {
   int64_t rewind_floor_ = 0;
   std::vector<LayerState> layers_;
   std::vector<float> last_hidden_;
+};
+
+// A state and the ids it has seen.
+struct Context {
+  SequenceState state;
+  std::vector<TokenId> ids;
 };
 
 }  // namespace hadal::kv

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
 #include <openssl/rand.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -17,6 +16,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/output_file.h"
+#include "base/sha256.h"
 
 namespace hadal::serve {
 namespace {
@@ -26,12 +26,6 @@ using json::Value;
 constexpr int64_t kMostLimit = 1'000'000'000;
 constexpr double kMostGranted = 1e6;  // USD
 constexpr unsigned kOwnerOnly = 0600;
-
-std::string hex_of(const unsigned char* bytes, size_t n) {
-  std::string hex;
-  for (size_t i = 0; i < n; ++i) hex += fmt::format("{:02x}", bytes[i]);
-  return hex;
-}
 
 Result<Key> parse_key(std::string_view line, const std::string& where) {
   const auto parsed = json::parse(line, json::Duplicates::kReject);
@@ -128,17 +122,12 @@ Status edit(const std::string& path, bool may_be_new,
 
 }  // namespace
 
-std::string sha256_hex(std::string_view text) {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned size = 0;
-  EVP_Digest(text.data(), text.size(), digest, &size, EVP_sha256(), nullptr);
-  return hex_of(digest, size);
-}
+std::string key_hash(std::string_view secret) { return hex(sha256(secret)); }
 
 std::string new_key() {
   unsigned char bytes[32];
   HADAL_CHECK(RAND_bytes(bytes, sizeof bytes) == 1);
-  return "sk-" + hex_of(bytes, sizeof bytes);
+  return "sk-" + hex(bytes);
 }
 
 bool is_key_name(std::string_view name) {
@@ -168,7 +157,7 @@ Result<std::vector<Key>> read_keys(const std::string& path) {
 }
 
 const Key* find_key(const std::vector<Key>& keys, std::string_view secret) {
-  const std::string hash = sha256_hex(secret);
+  const std::string hash = key_hash(secret);
   const Key* found = nullptr;
   for (const Key& key : keys)
     if (CRYPTO_memcmp(key.hash.data(), hash.data(), hash.size()) == 0) found = &key;

@@ -23,8 +23,8 @@ struct Key {
   std::optional<PicoUsd> granted;                                          // what it may cost in all
 };
 
-std::string new_key();  // "sk-" and 64 hex digits
-std::string sha256_hex(std::string_view text);
+std::string new_key();                          // "sk-" and 64 hex digits
+std::string key_hash(std::string_view secret);  // as the file has it
 
 bool is_key_name(std::string_view name);  // 1 to 64 letters, digits, '.', '_' or '-'
 Result<std::vector<Key>> parse_keys(std::string_view text, const std::string& where);

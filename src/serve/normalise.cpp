@@ -373,7 +373,9 @@ std::variant<Prompt, ApiError> PromptMaker::make(const Turn& turn, bool repair_h
   result.thinking_open = turn.thinks() && (!continues || !open_reasoning.empty()) && !has_task;
   const std::string_view whole(prompt.text);
   result.ids = ids_of(whole.substr(0, prompt.header_begin), shield.used());
-  result.snapshot_at = static_cast<int64_t>(result.ids.size());
+  result.header_at = static_cast<int64_t>(result.ids.size());
+  if (const auto user = tokenizer_.id_of(text::kUser))
+    result.system_end = std::find(result.ids.begin(), result.ids.end(), *user) - result.ids.begin();
   for (const TokenId id : ids_of(whole.substr(prompt.header_begin), shield.used())) result.ids.push_back(id);
   result.text = shield.used() ? Shield::lift(prompt.text) : std::move(prompt.text);
   return result;

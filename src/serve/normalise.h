@@ -24,7 +24,8 @@ namespace hadal::serve {
 struct Prompt {
   std::vector<TokenId> ids;
   std::string text;            // for people: stand-ins resolved, so not always what encode() would read
-  int64_t snapshot_at = 0;     // ids before the last assistant header: what the next turn shares
+  int64_t system_end = 0;      // ids before the first user turn
+  int64_t header_at = 0;       // ids before the last assistant header: what the next turn shares
   bool thinking_open = false;  // the answer begins inside <think>
   bool raw = false;            // the answer is text and nothing else: no reasoning, no calls
 };

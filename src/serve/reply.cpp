@@ -43,8 +43,8 @@ Reply::Reply(const Turn& turn, const Prompt& prompt, const ReplyContext& context
   answer_.prompt_tokens = static_cast<int64_t>(prompt.ids.size());
 }
 
-void Reply::started(int64_t reused_tokens) {
-  answer_.reused_tokens = reused_tokens / kUnit * kUnit;
+void Reply::started(const Reuse& reuse) {
+  answer_.reused_tokens = reuse.tokens / kUnit * kUnit;
   timing_.started = age();
 }
 

@@ -41,7 +41,7 @@ class Reply final : public Sink {
   Reply(const Turn& turn, const Prompt& prompt, const ReplyContext& context, std::unique_ptr<Format> format,
         std::shared_ptr<HttpReply> http, std::string request_id, Headers more = {}, Charge charge = {});
 
-  void started(int64_t reused_tokens) override;
+  void started(const Reuse& reuse) override;
   void read(int64_t) override {}
   bool token(const sample::Choice& choice) override;
   void done(const Status& status, engine::Completion completion) override;

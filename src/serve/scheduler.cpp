@@ -3,6 +3,12 @@
 #include <algorithm>
 
 namespace hadal::serve {
+namespace {
+
+constexpr size_t kMostRecent = 64;
+constexpr int64_t kMostRecentIds = int64_t{4} << 20;
+
+}  // namespace
 
 Scheduler::Ticket Scheduler::submit(Submission submission, double now) {
   const std::lock_guard lock(mutex_);
@@ -14,7 +20,10 @@ Scheduler::Ticket Scheduler::submit(Submission submission, double now) {
   ++of_key;
   ++n_waiting_;
   const uint64_t id = next_id_++;
-  inbox_.push_back(std::make_shared<Job>(Job{id, std::move(submission), now, -1, false}));
+  const std::string space = space_of(submission);
+  const Digest root = store_ ? store_->root(space) : cache::root_name(space, {}, *layout_);
+  inbox_.push_back(std::make_shared<Job>(
+      Job{id, std::move(submission), now, cache::Trail(resident_, store_, root, limits_.save_every)}));
   return {std::nullopt, id};
 }
 
@@ -51,7 +60,6 @@ void Scheduler::take_inbox() {
   for (const auto& [owner, queue] : waiting_)
     for (const JobPtr& job : queue)
       if (cut || cancelled(job->id)) gone.push_back(job);
-  const Error error = cut ? Error{Code::kBusy, "the server is shutting down"} : Error{Code::kCancelled, "cancelled"};
   for (const JobPtr& job : gone) {
     forget_waiting(job);
     if (job->batch_id >= 0) {  // suspended: the batch still has it
@@ -59,13 +67,17 @@ void Scheduler::take_inbox() {
       job->cancelled = true;
       running_[job->batch_id] = job;
     } else {
-      finish(job, error, {});
+      finish(job, ended_by(), {});
     }
   }
   for (const auto& [id, job] : running_) {
     if (!cut && !cancelled(job->id)) continue;
     batch_.stop(id, engine::Finish::kCancelled);
     job->cancelled = true;
+  }
+  for (const JobPtr& job : loading_) {
+    if (!cut && !cancelled(job->id)) continue;
+    job->cancelled = true;  // once its state is there
   }
 }
 
@@ -90,57 +102,135 @@ int64_t Scheduler::needed_bytes(int64_t n_tokens) const {
 
 int64_t Scheduler::running_bytes() const {
   int64_t bytes = 0;
-  for (const auto& [id, job] : running_) bytes += batch_.state_bytes(id);
+  for (const auto& [id, job] : running_) bytes += batch_.state_bytes(id) + job->trail.bytes();
+  for (const JobPtr& job : loading_) bytes += needed_bytes(job->prompt_tokens);
   return bytes;
 }
 
-// The longest resting state that the ids go on from. It stays for others, moved to the safe end of the list.
-std::optional<engine::Context> Scheduler::resume_from(const std::string& owner, std::span<const TokenId> ids) {
-  auto best = resting_.end();
-  for (auto it = resting_.begin(); it != resting_.end(); ++it) {
-    const std::vector<TokenId>& held = it->context.ids;
-    if (it->owner != owner || held.size() >= ids.size() || !std::equal(held.begin(), held.end(), ids.begin())) continue;
-    if (best == resting_.end() || held.size() > best->context.ids.size()) best = it;
+Error Scheduler::ended_by() const {
+  const std::lock_guard lock(mutex_);
+  return cut_ ? Error{Code::kBusy, "the server is shutting down"} : Error{Code::kCancelled, "cancelled"};
+}
+
+std::string Scheduler::space_of(const Submission& submission) const {
+  return limits_.share_cache || (submission.key.empty() && submission.user.empty()) ? "" : owner_of(submission);
+}
+
+// Where the prompt parts from the most similar earlier one of its space; and it is remembered for those to come.
+void Scheduler::compare(Job& job, int64_t found) {
+  const std::vector<TokenId>& prompt = job.submission.request.prompt;
+  const std::string space = space_of(job.submission);
+  const Recent* most_similar = nullptr;
+  for (const Recent& recent : recent_) {
+    if (recent.space != space) continue;
+    const size_t most = std::min(recent.ids.size(), prompt.size());
+    const auto parts = std::mismatch(prompt.begin(), prompt.begin() + static_cast<ptrdiff_t>(most), recent.ids.begin());
+    const int64_t same = parts.first - prompt.begin();
+    if (same < job.reuse.same) continue;
+    job.reuse.same = same;
+    most_similar = &recent;
   }
-  if (best == resting_.end()) return std::nullopt;
-  resting_.splice(resting_.end(), resting_, best);
-  return engine::Context{best->context.state.fork(), best->context.ids};
+  if (most_similar)
+    for (const int64_t kept : most_similar->kept)
+      job.reuse.is_gone |= kept > found && kept <= job.reuse.same && kept < job.prompt_tokens;
+}
+
+void Scheduler::remember(const Job& job) {
+  Recent recent{space_of(job.submission), job.submission.request.prompt, job.trail.saves()};
+  if (job.submission.header_at > 0) recent.kept.push_back(job.submission.header_at);
+  int64_t ids = static_cast<int64_t>(recent.ids.size());
+  for (const Recent& earlier : recent_) ids += static_cast<int64_t>(earlier.ids.size());
+  for (; !recent_.empty() && (recent_.size() >= kMostRecent || ids > kMostRecentIds); recent_.pop_front())
+    ids -= static_cast<int64_t>(recent_.front().ids.size());
+  recent_.push_back(std::move(recent));
 }
 
 bool Scheduler::start(const JobPtr& job) {
   Submission& submission = job->submission;
   const bool again = job->batch_id >= 0;
-  const auto n_tokens =
-      static_cast<int64_t>(again ? batch_.ids(job->batch_id).size() : submission.request.prompt.size());
+  const std::vector<TokenId>& ids = again ? batch_.ids(job->batch_id) : submission.request.prompt;
+  const auto n_tokens = static_cast<int64_t>(ids.size());
   // Resting states make way; running ones only for what could not fit beside nothing.
   const int64_t running = running_bytes(), needed = needed_bytes(n_tokens + 1);
-  if (!running_.empty() && running + needed > limits_.kv_bytes) return false;
-  const std::string owner = owner_of(submission);
-  if (again) {
-    batch_.resume(job->batch_id, resume_from(owner, batch_.ids(job->batch_id)));
+  if (running_.size() + loading_.size() > 0 && running + needed > limits_.kv_bytes) return false;
+  const std::vector<Digest>& names = job->trail.names(ids);
+  const int64_t in_memory = resident_.longest(names, ids);
+  const cache::Found on_disk = store_ ? store_->find(names, n_tokens - 1) : cache::Found{};
+  if (!again) {
+    const int64_t found = std::max(in_memory, on_disk.length());
+    job->prompt_tokens = n_tokens;
+    compare(*job, found);
+    submission.request.pauses =
+        job->trail.plan(n_tokens, found, submission.header_at, {submission.system_end, job->reuse.same});
+    remember(*job);
+  }
+  if (on_disk.length() > in_memory) {
+    job->loading = store_->load_later(on_disk, ids);
+    loading_.push_back(job);
+    return true;
+  }
+  job->reuse.from = in_memory > 0 ? Reuse::From::kMemory : Reuse::From::kNothing;
+  begin(job, resident_.find(names, ids));
+  return true;
+}
+
+void Scheduler::begin(const JobPtr& job, std::optional<kv::Context> context) {
+  Submission& submission = job->submission;
+  const int64_t reused = context ? context->state.length() : 0;
+  if (job->batch_id >= 0) {
+    batch_.resume(job->batch_id, std::move(context));
     ++counters_.resumed;
     running_[job->batch_id] = job;
-    return true;
+    return;
   }
-  submission.request.start = resume_from(owner, submission.request.prompt);
-  const int64_t reused = submission.request.start ? submission.request.start->state.length() : 0;
+  submission.request.start = std::move(context);
   const auto id = batch_.add(std::move(submission.request));
-  if (!id.ok()) {
-    finish(job, id.error(), {});
-    return true;
-  }
+  if (!id.ok()) return finish(job, id.error(), {});
   job->batch_id = id.value();
-  counters_.prompt_tokens += n_tokens;
+  job->reuse.tokens = reused;
+  counters_.prompt_tokens += job->prompt_tokens;
   counters_.reused_tokens += reused;
+  if (job->reuse.from == Reuse::From::kDisk) counters_.from_disk_tokens += reused;
   running_[id.value()] = job;
-  submission.sink->started(reused);
-  return true;
+  submission.sink->started(job->reuse);
+}
+
+void Scheduler::begin_loaded() {
+  std::vector<JobPtr> ready;
+  std::erase_if(loading_, [&](const JobPtr& job) {
+    if (!job->loading->ready.load()) return false;
+    ready.push_back(job);
+    return true;
+  });
+  for (const JobPtr& job : ready) {
+    auto result = std::move(*job->loading->result);
+    job->loading.reset();
+    if (job->cancelled && job->batch_id < 0) {
+      finish(job, ended_by(), {});
+      continue;
+    }
+    if (job->cancelled) {  // it had been suspended: the batch has it
+      batch_.stop(job->batch_id, engine::Finish::kCancelled);
+      running_[job->batch_id] = job;
+      continue;
+    }
+    if (result.ok()) {
+      job->reuse.from = Reuse::From::kDisk;
+      begin(job, std::move(result).value());
+      continue;
+    }
+    // It is gone: what is in memory must do.
+    const std::vector<TokenId>& ids = job->batch_id >= 0 ? batch_.ids(job->batch_id) : job->submission.request.prompt;
+    std::optional<kv::Context> context = resident_.find(job->trail.names(ids), ids);
+    job->reuse.from = context ? Reuse::From::kMemory : Reuse::From::kNothing;
+    begin(job, std::move(context));
+  }
 }
 
 // Users in turn: one of each, as long as there is room. Whoever is next and finds none waits, and all behind him: who
 // needs much would else never come.
 void Scheduler::admit() {
-  while (static_cast<int>(running_.size()) < limits_.max_running && !turns_.empty()) {
+  while (static_cast<int>(running_.size() + loading_.size()) < limits_.max_running && !turns_.empty()) {
     const std::string owner = turns_.front();
     turns_.pop_front();
     Queue& queue = waiting_.at(owner);
@@ -163,11 +253,7 @@ void Scheduler::admit() {
 }
 
 void Scheduler::make_room() {
-  while (!resting_.empty() && running_bytes() + counters_.resting_bytes > limits_.kv_bytes) {
-    counters_.resting_bytes -= resting_.front().bytes;
-    resting_.pop_front();
-    ++counters_.evicted;
-  }
+  resident_.trim(std::max<int64_t>(0, limits_.kv_bytes - running_bytes()));
   while (running_.size() > 1 && running_bytes() > limits_.kv_bytes) {
     // The latest: what has waited longest keeps its place, so that someone always comes to an end.
     auto latest = running_.end();
@@ -179,6 +265,7 @@ void Scheduler::make_room() {
     const JobPtr job = latest->second;
     running_.erase(latest);
     batch_.suspend(job->batch_id);
+    job->trail.forget();
     ++counters_.suspended;
     const std::string owner = owner_of(job->submission);
     Queue& queue = waiting_[owner];
@@ -217,19 +304,6 @@ void Scheduler::finish(const JobPtr& job, const Status& status, engine::Completi
   job->submission.sink->done(status, std::move(completion));
 }
 
-void Scheduler::rest(engine::Context context, const std::string& owner) {
-  if (context.ids.empty()) return;
-  for (auto it = resting_.begin(); it != resting_.end(); ++it)
-    if (it->owner == owner && it->context.ids == context.ids) {
-      counters_.resting_bytes -= it->bytes;
-      resting_.erase(it);
-      break;
-    }
-  const int64_t bytes = context.state.capacity_bytes();
-  counters_.resting_bytes += bytes;
-  resting_.push_back({std::move(context), owner, bytes});
-}
-
 bool Scheduler::step(double now) {
   const bool more = pass(now);
   const Counters after = counters();
@@ -241,8 +315,10 @@ bool Scheduler::step(double now) {
 bool Scheduler::pass(double now) {
   take_inbox();
   expire(now);
+  begin_loaded();
   admit();
-  if (batch_.empty()) return !waiting_.empty();
+  if (store_) store_->collect();
+  if (batch_.empty()) return !waiting_.empty() && loading_.empty();
   const Status stepped = batch_.step(events_);
   ++counters_.steps;
   if (!stepped.ok()) {  // the whole step failed: nothing has moved, nothing would
@@ -257,9 +333,11 @@ bool Scheduler::pass(double now) {
     HADAL_CHECK(it != running_.end());
     const JobPtr job = it->second;
     if (event.kind == engine::Event::Kind::kRead) {
+      job->trail.reached(batch_.context(event.id));
       job->submission.sink->read(event.prompt_done);
     } else if (event.kind == engine::Event::Kind::kToken) {
       ++counters_.tokens;
+      if (event.prompt_done > job->prompt_tokens) job->trail.reached(batch_.context(event.id));
       if (!job->cancelled && !job->ending && !job->submission.sink->token(event.choice)) {
         batch_.stop(event.id, engine::Finish::kStop);
         job->ending = true;
@@ -267,21 +345,12 @@ bool Scheduler::pass(double now) {
     } else {
       running_.erase(it);
       engine::Finished finished = batch_.take(event.id);
-      const std::string owner = owner_of(job->submission);
-      if (event.error.ok()) {
-        if (finished.snapshot) rest(std::move(*finished.snapshot), owner);
-        rest(std::move(finished.context), owner);
-      }
-      bool cut = false;
-      {
-        const std::lock_guard lock(mutex_);
-        cut = cut_;
-      }
+      if (event.error.ok()) job->trail.ended(std::move(finished.context));
       Status status;
       if (!event.error.ok()) {
         status = event.error;
       } else if (event.finish == engine::Finish::kCancelled) {
-        status = cut ? Error{Code::kBusy, "the server is shutting down"} : Error{Code::kCancelled, "cancelled"};
+        status = ended_by();
       }
       finish(job, status, std::move(finished.completion));
     }
@@ -292,8 +361,10 @@ bool Scheduler::pass(double now) {
 
 Counters Scheduler::counters() const {
   Counters now = counters_;
-  now.running = static_cast<int>(running_.size());
+  now.running = static_cast<int>(running_.size() + loading_.size());
   now.state_bytes = running_bytes();
+  now.resting_bytes = resident_.bytes();
+  now.evicted = resident_.evicted();
   const std::lock_guard lock(mutex_);
   now.waiting = n_waiting_;
   return now;

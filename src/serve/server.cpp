@@ -390,7 +390,8 @@ class ServerImpl final : public Server {
     submission.request.prompt = std::move(prompt.ids);
     submission.request.sampling = turn.sampling;
     submission.request.max_tokens = std::min(asked, window - used);
-    submission.request.snapshot_at = prompt.snapshot_at;
+    submission.system_end = prompt.system_end;
+    submission.header_at = prompt.header_at;
     submission.key = request.key;
     const int64_t of_key = accounts_->concurrent(request.key);
     const int max_per_key = of_key > 0 ? static_cast<int>(of_key) : options_.limits.max_per_key;

@@ -102,24 +102,28 @@ TEST(Batch, ALongPromptDoesNotHoldUpARunningCompletion) {
   }
 }
 
-TEST(Batch, SnapshotsStartsStopsAndErrors) {
+TEST(Batch, PausesStartsStopsAndErrors) {
   const auto engine = open_micro();
   const auto prompt = testing::random_tokens(5, 50, 96);
   std::vector<Event> events;
   Batch batch(*engine);
   const int first =
-      batch.add({.prompt = prompt, .start = {}, .sampling = {.temperature = 0}, .max_tokens = 6, .snapshot_at = 21})
+      batch.add({.prompt = prompt, .start = {}, .sampling = {.temperature = 0}, .max_tokens = 6, .pauses = {21, 30}})
           .value();
-  while (!batch.empty()) ASSERT_TRUE(batch.step(events).ok());
+  std::optional<Context> kept;
+  std::vector<int64_t> read;
+  while (!batch.empty()) {
+    ASSERT_TRUE(batch.step(events).ok());
+    for (const Event& event : events)
+      if (event.kind == Event::Kind::kRead) read.push_back(event.prompt_done);
+    if (!read.empty() && read.back() == 21) kept = Context{batch.context(first).state.fork(), batch.context(first).ids};
+  }
+  EXPECT_EQ(read, (std::vector<int64_t>{21, 30, 50}));
   Finished finished = batch.take(first);
-  ASSERT_TRUE(finished.snapshot);
-  EXPECT_EQ(finished.snapshot->state.length(), 21);
-  const int again = batch
-                        .add({.prompt = prompt,
-                              .start = std::move(finished.snapshot),
-                              .sampling = {.temperature = 0},
-                              .max_tokens = 6})
-                        .value();
+  ASSERT_TRUE(kept);
+  EXPECT_EQ(kept->state.length(), 21);
+  const int again =
+      batch.add({.prompt = prompt, .start = std::move(kept), .sampling = {.temperature = 0}, .max_tokens = 6}).value();
   while (!batch.empty()) ASSERT_TRUE(batch.step(events).ok());
   const Finished resumed = batch.take(again);
   EXPECT_EQ(resumed.completion.reused_tokens, 21);

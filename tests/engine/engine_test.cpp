@@ -30,7 +30,7 @@ TEST(Session, AnyChunkAndAnyReuseGiveTheSameTokens) {
   }
   Session session(*engine);
   const std::span<const TokenId> all(prompt);
-  ASSERT_TRUE(session.generate(all.first(40), {.max_tokens = 9, .snapshot_at = 33}).ok());
+  ASSERT_TRUE(session.generate(all.first(40), {.max_tokens = 9, .header_at = 33}).ok());
   const auto resumed = session.generate(prompt, {.sampling = {.seed = 5}, .max_tokens = 20});
   ASSERT_TRUE(resumed.ok());
   EXPECT_EQ(resumed.value().tokens, expected);

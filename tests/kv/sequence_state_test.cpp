@@ -2,6 +2,7 @@
 // something damaged.
 
 #include "kv/sequence_state.h"
+#include "tests/support/saved_state.h"
 
 #include <gtest/gtest.h>
 
@@ -49,20 +50,9 @@ void grow(SequenceState& state, int64_t n, std::mt19937_64& random) {
   state.last_hidden().assign(static_cast<size_t>(layout.hidden_floats), 0.5f);
 }
 
-struct Saved {
-  std::string entries, snapshot;
-};
-Saved save(const SequenceState& state) {
-  Saved saved;
-  EXPECT_TRUE(state.save_entries(0, state.length(), saved.entries).ok());
-  state.save_snapshot(saved.snapshot);
-  return saved;
-}
-
-Result<SequenceState> restore(const std::shared_ptr<const Layout>& layout, const Saved& saved) {
-  const std::string_view ranges[] = {saved.entries};
-  return SequenceState::restore(layout, ranges, saved.snapshot);
-}
+using testing::restore;
+using testing::save;
+using Saved = testing::SavedState;
 
 TEST(SequenceState, EntriesOfFlashAndProHaveTheSizesOfTheReport) {
   const struct {
@@ -110,19 +100,15 @@ TEST(SequenceState, RestoresWhatWasSavedAtEveryLengthAndInAnyRanges) {
     SequenceState state(layout);
     for (int64_t n = 0; n < 60; ++n) {
       if (n > 0) grow(state, 1, random);
-      std::vector<std::string> parts;
-      for (int64_t begin = 0; begin < n || parts.empty();) {
-        const int64_t end = std::min<int64_t>(n, begin + 1 + static_cast<int64_t>(random() % 20));
-        ASSERT_TRUE(state.save_entries(begin, end, parts.emplace_back()).ok());
-        begin = end;
-      }
-      const std::vector<std::string_view> ranges(parts.begin(), parts.end());
-      Saved saved = save(state);
-      auto restored = SequenceState::restore(layout, ranges, saved.snapshot);
+      std::vector<int64_t> cuts;
+      for (int64_t cut = 0; cut < n; cut += 1 + static_cast<int64_t>(random() % 20)) cuts.push_back(cut);
+      const Saved saved = save(state, cuts);
+      auto restored = restore(layout, saved);
       ASSERT_TRUE(restored.ok()) << n << ": " << restored.error().message;
-      const Saved again = save(restored.value());
-      EXPECT_EQ(again.entries, saved.entries) << n;
+      const Saved again = save(restored.value(), cuts);
+      EXPECT_EQ(again.ranges, saved.ranges) << n;
       EXPECT_EQ(again.snapshot, saved.snapshot) << n;
+      EXPECT_EQ(again.draft, saved.draft) << n;
       EXPECT_EQ(restored.value().draft_length(), state.draft_length());
     }
   }
@@ -136,7 +122,7 @@ TEST(SequenceState, DamagedBytesAreRefusedOrHarmless) {
     const Saved good = save(state);
     for (int i = 0; i < 20000; ++i) {
       Saved bad = good;
-      std::string& bytes = random() % 2 ? bad.entries : bad.snapshot;
+      std::string& bytes = random() % 2 ? bad.draft : bad.snapshot;
       switch (random() % 4) {
         case 0:
           bytes.resize(random() % (bytes.size() + 1));
@@ -163,14 +149,13 @@ TEST(SequenceState, DamagedBytesAreRefusedOrHarmless) {
       grow(restored.value(), 9, random);
     }
   }
-  // Lengths that agree with each other and that no sequence can have: nothing but numbers in an all-window layout.
+  // A length that no sequence can have, in a layout without entries.
   const auto layout = small_layout({0});
   SequenceState state(layout);
   grow(state, 37, random);
   Saved bad = save(state);
   const int64_t length = INT64_MAX;
   const size_t layout_bytes = 8 * 4 + 4;
-  std::memcpy(bad.entries.data() + 8 + layout_bytes + 8, &length, 8);
   std::memcpy(bad.snapshot.data() + 8 + layout_bytes, &length, 8);
   EXPECT_FALSE(restore(layout, bad).ok());
 }

@@ -5,6 +5,7 @@
 
 #include "tests/support/model.h"
 #include "tests/support/patch.h"
+#include "tests/support/saved_state.h"
 #include "tests/support/shared.h"
 
 namespace hadal {
@@ -135,23 +136,23 @@ TEST_P(Invariance, ASavedAndRestoredSequenceGoesOnBitForBit) {
   for (const int64_t at : {1, 2, 4, 7, 33, 64, 128, 131}) {
     auto state = model_->transformer->new_sequence();
     model_->logits(state, all, {at});
-    std::string first, second, snapshot;
-    const int64_t cut = at / 128 * 128;
-    ASSERT_TRUE(state.save_entries(0, cut, first).ok());
-    ASSERT_TRUE(state.save_entries(cut, at, second).ok());
-    state.save_snapshot(snapshot);
-    const std::string_view ranges[] = {first, second};
-    auto restored = kv::SequenceState::restore(layout, ranges, snapshot);
+    const testing::SavedState saved = testing::save(state, {at / 128 * 128});
+    auto restored = testing::restore(layout, saved);
     ASSERT_TRUE(restored.ok()) << restored.error().message;
     const auto rest = model_->logits(restored.value(), all.subspan(static_cast<size_t>(at)), {kTokens - at});
     EXPECT_TRUE(
         same_bits(rest, {whole_.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(at) * vocab()), whole_.end()}))
         << at;
     // Damaged bytes are refused, never used.
-    for (const size_t length : {size_t{0}, size_t{5}, snapshot.size() / 2, snapshot.size() - 1})
-      EXPECT_FALSE(kv::SequenceState::restore(layout, ranges, std::string_view(snapshot).substr(0, length)).ok());
-    EXPECT_FALSE(kv::SequenceState::restore(layout, ranges, snapshot + "x").ok());
-    EXPECT_FALSE(kv::SequenceState::restore(layout, {ranges, 1}, at == cut ? snapshot + "y" : snapshot).ok());
+    const size_t size = saved.snapshot.size();
+    for (const size_t length : {size_t{0}, size_t{5}, size / 2, size - 1}) {
+      testing::SavedState cut = saved;
+      cut.snapshot.resize(length);
+      EXPECT_FALSE(testing::restore(layout, cut).ok());
+    }
+    testing::SavedState longer = saved;
+    longer.snapshot += "x";
+    EXPECT_FALSE(testing::restore(layout, longer).ok());
   }
 }
 
@@ -166,11 +167,7 @@ TEST_P(Invariance, EveryPositionCanBeSavedForkedAndDraftedFrom) {
     const int64_t n_drafts = 1 + at % kv::kDraftRows;
     model_->logits(drafted, random_tokens(static_cast<uint64_t>(at), n_drafts, static_cast<int>(vocab())), {n_drafts});
     ASSERT_TRUE(drafted.rewind(at).ok());
-    std::string entries, snapshot;
-    ASSERT_TRUE(drafted.save_entries(0, at, entries).ok());
-    drafted.save_snapshot(snapshot);
-    const std::string_view ranges[] = {entries};
-    auto restored = kv::SequenceState::restore(model_->transformer->layout(), ranges, snapshot);
+    auto restored = testing::restore(model_->transformer->layout(), testing::save(drafted));
     ASSERT_TRUE(restored.ok()) << restored.error().message;
     const auto next = all.subspan(static_cast<size_t>(at), kNext);
     const std::vector<float> expected(whole_.begin() + at * static_cast<int64_t>(vocab()),
@@ -219,11 +216,7 @@ TEST_P(Invariance, MtpRowsHaveTheSameBitsHoweverTheyAreReached) {
       const model::MtpSequence again{&state, last.data(), tokens.subspan(static_cast<size_t>(begin), 1), 1};
       EXPECT_TRUE(model.transformer->mtp({&again, 1}, out).ok());
       EXPECT_TRUE(same_bits(out, {all.end() - static_cast<ptrdiff_t>(vocab()), all.end()}));
-      std::string entries, snapshot;
-      EXPECT_TRUE(state.save_entries(0, begin, entries).ok());
-      state.save_snapshot(snapshot);
-      const std::string_view ranges[] = {entries};
-      auto restored = kv::SequenceState::restore(model.transformer->layout(), ranges, snapshot);
+      auto restored = testing::restore(model.transformer->layout(), testing::save(state));
       EXPECT_TRUE(restored.ok());
       state = std::move(restored).value();
     }

@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "tests/support/model.h"
+#include "tests/support/saved_state.h"
 #include "tests/support/shared.h"
 
 namespace hadal {
@@ -35,11 +36,7 @@ TEST(LongRun, GrowsByTheFormulaAndResumesBitForBit) {
                     3 * kv::PagedRows::kPageRows * (state.layout().kv_row_bytes() + state.layout().index_row_bytes()) +
                     8 * state.layout().hidden_floats);
     }
-    std::string entries, snapshot;
-    ASSERT_TRUE(state.save_entries(0, n, entries).ok());
-    state.save_snapshot(snapshot);
-    const std::string_view ranges[] = {entries};
-    auto restored = kv::SequenceState::restore(model->transformer->layout(), ranges, snapshot);
+    auto restored = testing::restore(model->transformer->layout(), testing::save(state));
     ASSERT_TRUE(restored.ok()) << restored.error().message;
     const auto next = testing::random_tokens(2, 5, 96);
     EXPECT_TRUE(testing::same_bits(model->logits(state, next, {5}), model->logits(restored.value(), next, {1, 4})));

@@ -63,8 +63,8 @@ struct Files {
   const std::string directory = temp_dir("accounts");
   const std::string keys = directory + "/keys", prices = directory + "/prices", ledger = directory + "/ledger";
   void write_keys(const std::string& more_of_a) const {
-    ASSERT_TRUE(write_file(keys, R"({"name": "a", "sha256": ")" + sha256_hex("secret of a") + "\"" + more_of_a + "}\n" +
-                                     R"({"name": "b", "sha256": ")" + sha256_hex("secret of b") + "\"}\n")
+    ASSERT_TRUE(write_file(keys, R"({"name": "a", "sha256": ")" + key_hash("secret of a") + "\"" + more_of_a + "}\n" +
+                                     R"({"name": "b", "sha256": ")" + key_hash("secret of b") + "\"}\n")
                     .ok());
   }
   void write_prices() const {
@@ -131,7 +131,7 @@ TEST(Accounts, KeysAreReadAgainWhenTheyChange) {
   };
   Key key;
   key.name = "c";
-  key.hash = sha256_hex("secret of c");
+  key.hash = key_hash("secret of c");
   ASSERT_TRUE(add_key(files.keys, key).ok());
   EXPECT_FALSE(is_known("secret of c"));
   accounts->reload();

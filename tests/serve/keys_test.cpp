@@ -17,7 +17,7 @@ using testing::temp_dir;
 Key key_named(const std::string& name, const std::string& secret = "") {
   Key key;
   key.name = name;
-  key.hash = sha256_hex(secret.empty() ? name : secret);
+  key.hash = key_hash(secret.empty() ? name : secret);
   return key;
 }
 std::string hash(char digit) { return std::string(64, digit); }
@@ -41,7 +41,7 @@ TEST(Keys, AreWrittenAsHashesThatOnlyTheOwnerReads) {
   EXPECT_EQ(s.st_mode & 0777, 0600u);
   const std::string text = read_file(path).value();
   EXPECT_EQ(text.find(secret.substr(3)), std::string::npos);
-  EXPECT_EQ(text.substr(0, text.find('\n')), R"({"name": "alice", "sha256": ")" + sha256_hex(secret) +
+  EXPECT_EQ(text.substr(0, text.find('\n')), R"({"name": "alice", "sha256": ")" + key_hash(secret) +
                                                  R"(", "created": "2026-11-28", "concurrent": 2, )"
                                                  R"("requests_per_minute": 30, "tokens_per_minute": 100000, )"
                                                  R"("granted_usd": 2.50})");
@@ -52,9 +52,9 @@ TEST(Keys, AreWrittenAsHashesThatOnlyTheOwnerReads) {
   EXPECT_EQ(keys[1].granted, std::nullopt);
   EXPECT_EQ(find_key(keys, secret), &keys[0]);
   EXPECT_EQ(find_key(keys, "bob"), &keys[1]);
-  for (const std::string& other : {std::string(), secret + "0", secret.substr(1), sha256_hex(secret)})
+  for (const std::string& other : {std::string(), secret + "0", secret.substr(1), key_hash(secret)})
     EXPECT_EQ(find_key(keys, other), nullptr);
-  EXPECT_EQ(sha256_hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  EXPECT_EQ(key_hash("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
 TEST(Keys, EditsKeepOtherLines) {

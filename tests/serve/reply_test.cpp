@@ -65,7 +65,7 @@ std::string answer_of(const Case& c, Wire wire, bool stream, Status status = {},
                 : wire == Wire::kMessages ? messages_format(turn, context)
                                           : responses_format(turn, {});
   Reply reply(turn, prompt, replies, std::move(format), http, "id");
-  reply.started(0);
+  reply.started({});
   for (const TokenId id : tokenizer().encode(c.text))
     if (!reply.token({.token = id, .logprob = 0, .top = {}})) break;
   engine::Completion completion;

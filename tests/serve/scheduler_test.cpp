@@ -27,8 +27,8 @@ struct Record : Sink {
   std::vector<std::string>* order = nullptr;
   std::string name;
 
-  void started(int64_t reused_tokens) override {
-    reused = reused_tokens;
+  void started(const Reuse& reuse) override {
+    reused = reuse.tokens;
     ++n_started;
     if (order) order->push_back(name);
   }
@@ -116,7 +116,7 @@ TEST(Scheduler, SimulatedClientsGetTheirTokensAndLimitsHold) {
         conversations.push_back(prompt);
         conversations.back().insert(conversations.back().end(), client.expected.begin(), client.expected.end());
         auto request = submission(prompt, most, client.record, client.key);
-        if (pick(0, 1) == 0) request.request.snapshot_at = pick(1, static_cast<int64_t>(prompt.size()));
+        if (pick(0, 1) == 0) request.header_at = pick(1, static_cast<int64_t>(prompt.size()));
         const auto ticket = scheduler.submit(std::move(request), now);
         if (ticket.refused) {
           ++refused;

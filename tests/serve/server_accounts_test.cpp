@@ -31,8 +31,8 @@ struct Bank {
     EXPECT_TRUE(write_file(options.accounts.prices, prices).ok());
   }
   void write_keys(const std::string& more_of_a) const {
-    EXPECT_TRUE(write_file(options.accounts.keys, R"({"name": "a", "sha256": ")" + sha256_hex(kA) + "\"" + more_of_a +
-                                                      "}\n" + R"({"name": "b", "sha256": ")" + sha256_hex(kB) + "\"}\n")
+    EXPECT_TRUE(write_file(options.accounts.keys, R"({"name": "a", "sha256": ")" + key_hash(kA) + "\"" + more_of_a +
+                                                      "}\n" + R"({"name": "b", "sha256": ")" + key_hash(kB) + "\"}\n")
                     .ok());
   }
 };
@@ -125,7 +125,7 @@ TEST(ServerKeys, ChangeWhileItRuns) {
   const std::string secret = new_key();
   Key key;
   key.name = "c";
-  key.hash = sha256_hex(secret);
+  key.hash = key_hash(secret);
   EXPECT_EQ(status_of(get(running, "/v1/models", bearer(secret))), 401);
   ASSERT_TRUE(add_key(bank.options.accounts.keys, key).ok());
   EXPECT_TRUE(eventually([&] { return status_of(get(running, "/v1/models", bearer(secret))) == 200; }));

@@ -1,0 +1,145 @@
+// The context cache on disk: a directory of units (unit.h), found by the names of prefixes (prefix.h).
+//
+//   find()    the longest prefix of a prompt that a chain of units covers, from token 0 on
+//   load()    the state there; load_later() on a thread of its own
+//   save()    a state at a multiple of 128: only the range beyond what is there is written; save_later() on a thread
+//
+// The index belongs to the process and is made by reading headers; the directory may be shared by several, also over
+// a network: files appear whole, under names that say what they are, and are never changed. A damaged unit is removed
+// and was never there. When the budget is exceeded, units go, the least recently used first; a unit is used with
+// all that it stands on, so children go before their parents.
+//
+// A disk that fails costs the cache, never an answer: one warning, a count, and nothing is written for a while.
+//
+// Threads: any. What callers give to save_later() comes back through collect(), to be released by its owner: pages of a
+// state are shared with a sequence that still grows (kv/rows.h).
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <unordered_map>
+#include <vector>
+
+#include "base/result.h"
+#include "cache/disk.h"
+#include "cache/prefix.h"
+#include "kv/sequence_state.h"
+
+namespace hadal::cache {
+
+struct StoreOptions {
+  std::string directory;
+  int64_t budget = int64_t{32} << 30;  // bytes of files
+  Identity identity;
+  std::shared_ptr<const kv::Layout> layout;
+  std::function<void(const std::string&)> warn;  // one line; from any thread
+  std::function<void()> loaded;                  // a load_later() has ended; from the loading thread
+  Disk* disk = nullptr;                          // else the real one; must outlive the store
+};
+
+struct StoreCounters {
+  int64_t units = 0, bytes = 0;  // now
+  int64_t saved = 0, saved_bytes = 0, loaded = 0, loaded_bytes = 0, evicted = 0, damaged = 0, failed = 0, skipped = 0;
+  double save_s = 0, load_s = 0;
+};
+
+struct Unit {
+  Digest parent, name;
+  int64_t begin = 0, end = 0, bytes = 0, used_ns = 0;
+  std::string file;
+};
+
+// A prefix that is there: its units in order.
+struct Found {
+  std::vector<Unit> units;
+  int64_t length() const { return units.empty() ? 0 : units.back().end; }
+  int64_t bytes() const;
+};
+
+class Store {
+ public:
+  // Makes the directory, mode 0700. kIo: it cannot be made or read.
+  static Result<std::unique_ptr<Store>> open(StoreOptions options);
+  ~Store();  // what save_later() holds is written first
+
+  const Identity& identity() const { return options_.identity; }
+  Digest root(std::string_view space) const { return root_name(space, options_.identity, *options_.layout); }
+
+  // The longest at most `most` tokens long. names: of the prompt.
+  Found find(const std::vector<Digest>& names, int64_t most);
+  // kNotFound: a unit has gone, or was damaged and is gone now.
+  Result<kv::Context> load(const Found& found, std::span<const TokenId> ids);
+  struct Loading {
+    std::atomic<bool> ready{false};
+    std::optional<Result<kv::Context>> result;  // once ready
+  };
+  std::shared_ptr<Loading> load_later(Found found, std::vector<TokenId> ids);
+
+  // Nothing to do when it is there already. names: of context.ids.
+  Status save(const std::vector<Digest>& names, const kv::Context& context);
+  void save_later(std::vector<Digest> names, kv::Context context);
+  void collect();  // releases what has been saved; the owner of the states calls it
+  void flush();    // waits until all that save_later() was given is written
+  bool has(const Digest& name);
+
+  StoreCounters counters() const;
+  std::vector<Unit> units();  // by name of file
+  // Removes the least recently used units until `bytes` are left, and what unfinished writers left behind.
+  void prune(int64_t bytes);
+
+ private:
+  explicit Store(StoreOptions options);
+  struct SaveJob {
+    std::vector<Digest> names;
+    kv::Context context;
+  };
+  struct LoadJob {
+    std::shared_ptr<Loading> loading;
+    Found found;
+    std::vector<TokenId> ids;
+  };
+
+  Status scan();                        // with mutex_
+  void refresh();                       // with mutex_: looks for units of others, now and then
+  void insert(Unit unit);               // with mutex_
+  void erase(const std::string& file);  // with mutex_: from the index
+  void remove(const std::string& file, const char* why);
+  bool cover(const std::vector<Digest>& names, int64_t end, std::vector<Unit>& units) const;  // with mutex_
+  void use(const std::vector<Unit>& units);                                                   // with mutex_
+  void make_room(int64_t bytes);                                                              // with mutex_
+  void failed(const Error& error);
+  void save_loop();
+  void load_loop();
+
+  const StoreOptions options_;
+  Disk real_disk_;
+  Disk& disk_;
+  const std::string part_prefix_;
+
+  mutable std::mutex mutex_;
+  std::unordered_map<Digest, std::vector<std::string>, DigestHash> by_name_;  // files of the units that end there
+  std::map<std::string, Unit> units_;                                         // by file
+  std::set<std::tuple<int64_t, int64_t, std::string>> by_use_;                // used_ns, -end, file
+  int64_t last_scan_ns_ = 0, silent_until_ns_ = 0, n_parts_ = 0;
+  bool failing_ = false;
+  StoreCounters counters_;
+
+  std::mutex queue_mutex_;
+  std::condition_variable work_, idle_;
+  std::deque<SaveJob> saves_;
+  std::vector<SaveJob> saved_;
+  std::deque<LoadJob> loads_;
+  bool saving_ = false, stopping_ = false;
+  std::thread saver_, loader_;
+};
+
+}  // namespace hadal::cache

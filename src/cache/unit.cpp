@@ -1,0 +1,323 @@
+#include "cache/unit.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstring>
+
+namespace hadal::cache {
+namespace {
+
+constexpr int kMostParts = 256;                  // of one call; IOV_MAX is 1,024
+constexpr size_t kPieceBytes = size_t{1} << 20;  // read, then summed while it is in the processor's cache
+
+// Parts of one section, in order, as they lie in memory.
+using Parts = std::vector<iovec>;
+
+void add(Parts& parts, const void* data, size_t bytes) {
+  if (bytes > 0) parts.push_back({const_cast<void*>(data), bytes});
+}
+
+uint64_t bytes_of(const Parts& parts) {
+  uint64_t bytes = 0;
+  for (const iovec& part : parts) bytes += part.iov_len;
+  return bytes;
+}
+
+class Sum {
+ public:
+  Sum() : state_(XXH3_createState()) { XXH3_64bits_reset(state_); }
+  Sum(const Sum&) = delete;
+  ~Sum() { XXH3_freeState(state_); }
+  void add(const void* data, size_t bytes) { XXH3_64bits_update(state_, data, bytes); }
+  uint64_t value() const { return XXH3_64bits_digest(state_); }
+
+ private:
+  XXH3_state_t* state_;
+};
+
+uint64_t sum_of(const Parts& parts) {
+  Sum sum;
+  for (const iovec& part : parts) sum.add(part.iov_base, part.iov_len);
+  return sum.value();
+}
+
+uint64_t header_sum(const UnitHeader& header) { return XXH3_64bits(&header, offsetof(UnitHeader, sum)); }
+
+// An open file of the store, closed with it.
+class File {
+ public:
+  File(Disk& disk, std::string path, int flags) : disk_(disk), path_(std::move(path)) { fd_ = disk.open(path_, flags); }
+  File(const File&) = delete;
+  ~File() { (void)close(); }
+
+  bool is_open() const { return fd_ >= 0; }
+  Error failed(const char* what) const {
+    return {errno == ENOENT ? Code::kNotFound : Code::kIo,
+            fmt::format("{}: cannot {}: {}", path_, what, std::strerror(errno))};
+  }
+  Error corrupt(const std::string& why) const { return {Code::kCorrupt, path_ + ": " + why}; }
+
+  Status write(Parts parts) {
+    for (size_t at = 0; at < parts.size();) {
+      int64_t n =
+          disk_.writev(fd_, parts.data() + at, static_cast<int>(std::min<size_t>(parts.size() - at, kMostParts)));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return failed("write");
+      at += advance(parts, at, n);
+    }
+    return {};
+  }
+  Status read(Parts parts, uint64_t offset) {
+    for (size_t at = 0; at < parts.size();) {
+      const int64_t n =
+          disk_.preadv(fd_, parts.data() + at, static_cast<int>(std::min<size_t>(parts.size() - at, kMostParts)),
+                       static_cast<int64_t>(offset));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return failed("read");
+      if (n == 0) return corrupt("it ends too early");
+      offset += static_cast<uint64_t>(n);
+      at += advance(parts, at, n);
+    }
+    return {};
+  }
+  // The same, summed on the way.
+  Status read(const Parts& parts, const UnitHeader::Place& place) {
+    Sum sum;
+    uint64_t offset = place.offset;
+    for (size_t at = 0; at < parts.size();) {
+      Parts piece;
+      size_t bytes = 0;
+      for (; at < parts.size() && bytes < kPieceBytes; ++at) {
+        piece.push_back(parts[at]);
+        bytes += parts[at].iov_len;
+      }
+      HADAL_TRY(read(piece, offset));
+      for (const iovec& part : piece) sum.add(part.iov_base, part.iov_len);
+      offset += bytes;
+    }
+    if (sum.value() != place.sum)
+      return corrupt(fmt::format("section {}: its sum is wrong", static_cast<uint32_t>(place.kind)));
+    return {};
+  }
+  Status sync() {
+    if (disk_.fsync(fd_) != 0) return failed("sync");
+    return {};
+  }
+  Status close() {
+    const int fd = std::exchange(fd_, -1);
+    if (fd >= 0 && disk_.close(fd) != 0) return failed("close");
+    return {};
+  }
+
+ private:
+  // Of `n` bytes done from part `at` on: whole parts passed; a part that is half done keeps its rest.
+  static size_t advance(Parts& parts, size_t at, int64_t n) {
+    size_t passed = 0;
+    for (auto left = static_cast<size_t>(n); at + passed < parts.size(); ++passed) {
+      iovec& part = parts[at + passed];
+      if (left < part.iov_len) {
+        part.iov_base = static_cast<char*>(part.iov_base) + left;
+        part.iov_len -= left;
+        break;
+      }
+      left -= part.iov_len;
+    }
+    return passed;
+  }
+
+  Disk& disk_;
+  const std::string path_;
+  int fd_ = -1;
+};
+
+Result<UnitHeader> read_header(Disk& disk, File& file, const std::string& path, const std::string& name,
+                               int64_t& size) {
+  if (!file.is_open()) return file.failed("open");
+  struct stat about {};
+  if (disk.stat(path, about) != 0) return file.failed("read");
+  size = about.st_size;
+  if (size < static_cast<int64_t>(sizeof(UnitHeader)))
+    return file.corrupt(fmt::format("expected a header of {} bytes, found {}", sizeof(UnitHeader), size));
+  UnitHeader header;
+  HADAL_TRY(file.read(Parts{{&header, sizeof header}}, 0));
+  if (std::memcmp(header.magic, UnitHeader::kMagic, sizeof header.magic) != 0 || header.sum != header_sum(header))
+    return file.corrupt("no header of this format");
+  if (header.begin < 0 || header.begin >= header.end || header.begin % kBlock != 0 || header.end % kBlock != 0 ||
+      header.model[UnitHeader::kModelBytes - 1] != 0)
+    return file.corrupt(fmt::format("tokens {}..{}", header.begin, header.end));
+  if (name != unit_file_name(header.name, header.begin)) return file.corrupt("it has another unit's name");
+  uint64_t expected = sizeof header;
+  for (const UnitHeader::Place& place : header.sections) {
+    if (place.kind == Section::kNone) continue;
+    if (place.offset != expected || place.bytes > static_cast<uint64_t>(size) - expected)
+      return file.corrupt(fmt::format("expected a section at {}, found {} bytes at {} of {}", expected, place.bytes,
+                                      place.offset, size));
+    expected += place.bytes;
+  }
+  if (expected != static_cast<uint64_t>(size))
+    return file.corrupt(fmt::format("expected {} bytes, found {}", expected, size));
+  return header;
+}
+
+Result<std::vector<TokenId>> read_ids(File& file, const UnitHeader& header) {
+  const UnitHeader::Place* place = header.find(Section::kIds);
+  const auto n = static_cast<uint64_t>(header.end - header.begin);
+  if (!place || place->bytes != n * sizeof(TokenId)) return file.corrupt("no ids of its tokens");
+  std::vector<TokenId> ids(n);
+  HADAL_TRY(file.read(Parts{{ids.data(), ids.size() * sizeof(TokenId)}}, *place));
+  return ids;
+}
+
+}  // namespace
+
+const UnitHeader::Place* UnitHeader::find(Section kind) const {
+  for (const Place& place : sections)
+    if (place.kind == kind) return &place;
+  return nullptr;
+}
+
+std::string unit_file_name(const Digest& name, int64_t begin) {
+  std::string all(reinterpret_cast<const char*>(name.data()), name.size());
+  all.append(reinterpret_cast<const char*>(&begin), sizeof begin);
+  return hex(sha256(all)).substr(0, 32) + ".kv";
+}
+
+bool is_unit_file_name(std::string_view file) {
+  return file.size() == 35 && file.ends_with(".kv") &&
+         file.substr(0, 32).find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+Result<int64_t> write_unit(Disk& disk, const std::string& directory, const std::string& part,
+                           const std::vector<Digest>& names, const std::string& model, int64_t begin,
+                           const kv::SequenceState& state, std::span<const TokenId> ids) {
+  const int64_t end = state.length();
+  HADAL_CHECK(begin >= 0 && begin < end && begin % kBlock == 0 && end % kBlock == 0 &&
+              ids.size() == static_cast<size_t>(end) && static_cast<int64_t>(names.size()) > end / kBlock);
+  UnitHeader header;
+  std::memcpy(header.magic, UnitHeader::kMagic, sizeof header.magic);
+  header.root = names[0];
+  header.parent = names[static_cast<size_t>(begin / kBlock)];
+  header.name = names[static_cast<size_t>(end / kBlock)];
+  header.begin = begin;
+  header.end = end;
+  model.copy(header.model, UnitHeader::kModelBytes - 1);
+
+  std::string snapshot, draft;
+  state.save_snapshot(snapshot);
+  state.save_draft(draft);
+  Parts entries;
+  for (const auto piece : state.entries(begin, end)) add(entries, piece.data(), piece.size());
+  const std::pair<Section, Parts> sections[] = {
+      {Section::kIds, {{const_cast<TokenId*>(ids.data() + begin), static_cast<size_t>(end - begin) * sizeof(TokenId)}}},
+      {Section::kEntries, std::move(entries)},
+      {Section::kSnapshot, {{snapshot.data(), snapshot.size()}}},
+      {Section::kDraft, {{draft.data(), draft.size()}}},
+  };
+  Parts all;
+  add(all, &header, sizeof header);
+  uint64_t offset = sizeof header;
+  size_t count = 0;
+  for (const auto& [kind, parts] : sections) {
+    header.sections[count++] = {kind, 0, offset, bytes_of(parts), sum_of(parts)};
+    offset += bytes_of(parts);
+    all.insert(all.end(), parts.begin(), parts.end());
+  }
+  header.sum = header_sum(header);
+
+  // The name comes last, and only what is on the disk gets it.
+  const std::string path = directory + "/" + part, final = directory + "/" + unit_file_name(header.name, begin);
+  const auto written = [&]() -> Status {
+    File file(disk, path, O_WRONLY | O_CREAT | O_TRUNC);
+    if (!file.is_open()) return file.failed("create");
+    HADAL_TRY(file.write(std::move(all)));
+    HADAL_TRY(file.sync());
+    HADAL_TRY(file.close());
+    if (disk.rename(path, final) != 0) return file.failed("rename");
+    return {};
+  }();
+  if (!written.ok()) {
+    disk.unlink(path);
+    return written.error();
+  }
+  File folder(disk, directory, O_RDONLY | O_DIRECTORY);
+  if (!folder.is_open()) return folder.failed("open");
+  HADAL_TRY(folder.sync());
+  return static_cast<int64_t>(offset);
+}
+
+Result<UnitHeader> read_unit_header(Disk& disk, const std::string& directory, const std::string& name, int64_t& size) {
+  const std::string path = directory + "/" + name;
+  File file(disk, path, O_RDONLY);
+  return read_header(disk, file, path, name, size);
+}
+
+Result<std::vector<TokenId>> read_unit_ids(Disk& disk, const std::string& directory, const std::string& name) {
+  const std::string path = directory + "/" + name;
+  File file(disk, path, O_RDONLY);
+  int64_t size = 0;
+  const UnitHeader header = HADAL_TRY(read_header(disk, file, path, name, size));
+  return read_ids(file, header);
+}
+
+Status read_unit(Disk& disk, const std::string& directory, const std::string& name, std::span<const TokenId> ids,
+                 bool is_last, kv::SequenceState& state) {
+  const std::string path = directory + "/" + name;
+  File file(disk, path, O_RDONLY);
+  int64_t size = 0;
+  const UnitHeader header = HADAL_TRY(read_header(disk, file, path, name, size));
+  if (header.begin != state.length() || header.end > static_cast<int64_t>(ids.size()))
+    return file.corrupt(fmt::format("expected tokens from {}, found {}..{}", state.length(), header.begin, header.end));
+  const std::vector<TokenId> own = HADAL_TRY(read_ids(file, header));
+  if (!std::equal(own.begin(), own.end(), ids.begin() + header.begin)) return file.corrupt("ids of another prefix");
+
+  const kv::Layout& layout = state.layout();
+  const UnitHeader::Place* entries = header.find(Section::kEntries);
+  const int64_t entry_bytes = layout.entry_bytes_at(header.end) - layout.entry_bytes_at(header.begin);
+  if (!entries || entries->bytes != static_cast<uint64_t>(entry_bytes))
+    return file.corrupt(fmt::format("expected {} bytes of entries", entry_bytes));
+  Parts parts;
+  for (const auto piece : state.add_entries(header.end)) add(parts, piece.data(), piece.size());
+  HADAL_TRY(file.read(parts, *entries));
+  if (!is_last) return {};
+
+  const auto load = [&](Section kind, Status (kv::SequenceState::*into)(std::string_view)) -> Status {
+    const UnitHeader::Place* place = header.find(kind);
+    if (!place) return kind == Section::kDraft ? Status{} : file.corrupt("no snapshot");
+    std::string bytes(place->bytes, '\0');
+    HADAL_TRY(file.read(Parts{{bytes.data(), bytes.size()}}, *place));
+    const Status loaded = (state.*into)(bytes);
+    if (!loaded.ok()) return file.corrupt(loaded.error().message);
+    return {};
+  };
+  HADAL_TRY(load(Section::kSnapshot, &kv::SequenceState::load_snapshot));
+  return load(Section::kDraft, &kv::SequenceState::load_draft);
+}
+
+Status check_unit(Disk& disk, const std::string& directory, const std::string& name) {
+  const std::string path = directory + "/" + name;
+  File file(disk, path, O_RDONLY);
+  int64_t size = 0;
+  const UnitHeader header = HADAL_TRY(read_header(disk, file, path, name, size));
+  HADAL_TRY(read_ids(file, header));
+  std::string buffer(kPieceBytes, '\0');
+  for (const UnitHeader::Place& place : header.sections) {
+    if (place.kind == Section::kNone) continue;
+    Sum sum;
+    for (uint64_t done = 0; done < place.bytes;) {
+      const size_t n = std::min<uint64_t>(place.bytes - done, buffer.size());
+      HADAL_TRY(file.read(Parts{{buffer.data(), n}}, place.offset + done));
+      sum.add(buffer.data(), n);
+      done += n;
+    }
+    if (sum.value() != place.sum)
+      return file.corrupt(fmt::format("section {}: its sum is wrong", static_cast<uint32_t>(place.kind)));
+  }
+  return {};
+}
+
+}  // namespace hadal::cache
