@@ -52,6 +52,8 @@ Result<int> run_serve(const ServeOptions& options) {
   server_options.http.tls_certificate = options.tls_certificate;
   server_options.http.tls_key = options.tls_key;
   HADAL_TRY(serve::check_tls(server_options.http));
+  if (options.tls_key.empty() && options.host != "127.0.0.1" && options.host != "::1")
+    fmt::print(stderr, "hadal: without TLS (--tls-cert, or a proxy) keys can be read on their way\n");
   const auto tokenizer = HADAL_TRY(text::Tokenizer::load(options.model));
   ProgressBar bar("loading weights");
   engine::OpenProgress progress;

@@ -189,6 +189,7 @@ TEST(ServeCommand, KeysPricesAndLedgerWorkTogether) {
     const Served served("-m " + model + " --host 0.0.0.0 --keys " + keys + " --ledger " + ledger +
                         " --price-table " HADAL_SOURCE_DIR "/models/prices.json");
     EXPECT_NE(served.said.find("OPENAI_API_KEY=sk-..."), std::string::npos) << served.said;
+    EXPECT_NE(read_file(served.err_path).value().find("without TLS"), std::string::npos);
     expect_80_columns(read_file(served.err_path).value());
     EXPECT_TRUE(served.talk("POST /v1/chat/completions HTTP/1.1\r\n" + rest).starts_with("HTTP/1.1 401"));
     const std::string answer = served.talk("POST /v1/chat/completions HTTP/1.1\r\nx-api-key: " + key + "\r\n" + rest);
