@@ -145,6 +145,11 @@ Status Store::scan() {
   return {};
 }
 
+Status Store::rescan() {
+  const std::lock_guard lock(mutex_);
+  return scan();
+}
+
 void Store::refresh() {
   if (now_ns() - last_scan_ns_ < kScanEvery) return;
   if (const Status scanned = scan(); !scanned.ok()) failed(scanned.error());
@@ -297,41 +302,46 @@ Status Store::save(const std::vector<Digest>& names, const kv::Context& context)
   const int64_t end = context.state.length();
   HADAL_CHECK(end > 0 && end % kBlock == 0 && static_cast<int64_t>(names.size()) > end / kBlock);
   const int64_t start = now_ns();
-  int64_t begin = 0;
-  std::string part;
+  std::vector<Unit> below;
   {
     const std::lock_guard lock(mutex_);
-    std::vector<Unit> below;
     if (cover(names, end, below)) return {};
-    for (begin = end - kBlock; begin > 0; begin -= kBlock) {
-      below.clear();
-      if (cover(names, begin, below)) break;
-    }
-    const kv::Layout& layout = *options_.layout;
-    const int64_t needed = layout.entry_bytes_at(end) - layout.entry_bytes_at(begin) + layout.constant_bytes();
-    if (now_ns() < silent_until_ns_ || needed > options_.budget) {
+    if (now_ns() < silent_until_ns_) {
       ++counters_.skipped;
       return {};
     }
+    for (int64_t at = end - kBlock; at > 0 && below.empty(); at -= kBlock) cover(names, at, below);
+  }
+  const int64_t begin = below.empty() ? 0 : below.back().end;
+  NewUnit unit(names, options_.identity.model, begin, context.state, context.ids);
+  std::string part;
+  {
+    const std::lock_guard lock(mutex_);
     use(below);  // it must not go to make room for what stands on it
-    make_room(needed);
+    make_room(unit.bytes());
+    const bool is_broken =
+        std::any_of(below.begin(), below.end(), [&](const Unit& u) { return !units_.contains(u.file); });
+    if (is_broken || counters_.bytes + unit.bytes() > options_.budget) {
+      ++counters_.skipped;
+      return {};
+    }
     part = part_prefix_ + std::to_string(n_parts_++);
   }
-  const auto written =
-      write_unit(disk_, options_.directory, part, names, options_.identity.model, begin, context.state, context.ids);
+  const Status written = unit.write(disk_, options_.directory, part);
   const std::lock_guard lock(mutex_);
   if (!written.ok()) {
     failed(written.error());
-    return written.error();
+    return written;
   }
   failing_ = false;
   const Digest& name = names[static_cast<size_t>(end / kBlock)];
-  insert({names[static_cast<size_t>(begin / kBlock)], name, begin, end, written.value(), now_ns(),
-          unit_file_name(name, begin)});
+  below.push_back({names[static_cast<size_t>(begin / kBlock)], name, begin, end, unit.bytes(), now_ns(),
+                   unit_file_name(name, begin)});
+  insert(below.back());
+  use(below);
   ++counters_.saved;
-  counters_.saved_bytes += written.value();
+  counters_.saved_bytes += unit.bytes();
   counters_.save_s += seconds_since(start);
-  make_room(0);
   return {};
 }
 

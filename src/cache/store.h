@@ -93,6 +93,7 @@ class Store {
 
   StoreCounters counters() const;
   std::vector<Unit> units();  // by name of file
+  Status rescan();            // now: units of other processes come and go
   // Removes the least recently used units until `bytes` are left, and what unfinished writers left behind.
   void prune(int64_t bytes);
 

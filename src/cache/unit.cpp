@@ -192,45 +192,50 @@ bool is_unit_file_name(std::string_view file) {
          file.substr(0, 32).find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
-Result<int64_t> write_unit(Disk& disk, const std::string& directory, const std::string& part,
-                           const std::vector<Digest>& names, const std::string& model, int64_t begin,
-                           const kv::SequenceState& state, std::span<const TokenId> ids) {
+NewUnit::NewUnit(const std::vector<Digest>& names, const std::string& model, int64_t begin,
+                 const kv::SequenceState& state, std::span<const TokenId> ids) {
   const int64_t end = state.length();
   HADAL_CHECK(begin >= 0 && begin < end && begin % kBlock == 0 && end % kBlock == 0 &&
               ids.size() == static_cast<size_t>(end) && static_cast<int64_t>(names.size()) > end / kBlock);
-  UnitHeader header;
-  std::memcpy(header.magic, UnitHeader::kMagic, sizeof header.magic);
-  header.root = names[0];
-  header.parent = names[static_cast<size_t>(begin / kBlock)];
-  header.name = names[static_cast<size_t>(end / kBlock)];
-  header.begin = begin;
-  header.end = end;
-  model.copy(header.model, UnitHeader::kModelBytes - 1);
+  std::memcpy(header_.magic, UnitHeader::kMagic, sizeof header_.magic);
+  header_.root = names[0];
+  header_.parent = names[static_cast<size_t>(begin / kBlock)];
+  header_.name = names[static_cast<size_t>(end / kBlock)];
+  header_.begin = begin;
+  header_.end = end;
+  model.copy(header_.model, UnitHeader::kModelBytes - 1);
 
-  std::string snapshot, draft;
-  state.save_snapshot(snapshot);
-  state.save_draft(draft);
-  Parts entries;
-  for (const auto piece : state.entries(begin, end)) add(entries, piece.data(), piece.size());
-  const std::pair<Section, Parts> sections[] = {
-      {Section::kIds, {{const_cast<TokenId*>(ids.data() + begin), static_cast<size_t>(end - begin) * sizeof(TokenId)}}},
-      {Section::kEntries, std::move(entries)},
-      {Section::kSnapshot, {{snapshot.data(), snapshot.size()}}},
-      {Section::kDraft, {{draft.data(), draft.size()}}},
-  };
-  Parts all;
-  add(all, &header, sizeof header);
-  uint64_t offset = sizeof header;
-  size_t count = 0;
-  for (const auto& [kind, parts] : sections) {
-    header.sections[count++] = {kind, 0, offset, bytes_of(parts), sum_of(parts)};
-    offset += bytes_of(parts);
-    all.insert(all.end(), parts.begin(), parts.end());
+  state.save_snapshot(snapshot_);
+  state.save_draft(draft_);
+  add(sections_[0], ids.data() + begin, static_cast<size_t>(end - begin) * sizeof(TokenId));
+  for (const auto piece : state.entries(begin, end)) add(sections_[1], piece.data(), piece.size());
+  add(sections_[2], snapshot_.data(), snapshot_.size());
+  add(sections_[3], draft_.data(), draft_.size());
+  static constexpr Section kKinds[] = {Section::kIds, Section::kEntries, Section::kSnapshot, Section::kDraft};
+  uint64_t offset = sizeof header_;
+  for (size_t i = 0; i < std::size(kKinds); ++i) {
+    header_.sections[i] = {kKinds[i], 0, offset, bytes_of(sections_[i]), 0};
+    offset += header_.sections[i].bytes;
   }
-  header.sum = header_sum(header);
+}
 
+int64_t NewUnit::bytes() const {
+  uint64_t bytes = sizeof header_;
+  for (const Parts& parts : sections_) bytes += bytes_of(parts);
+  return static_cast<int64_t>(bytes);
+}
+
+Status NewUnit::write(Disk& disk, const std::string& directory, const std::string& part) {
+  Parts all;
+  add(all, &header_, sizeof header_);
+  for (size_t i = 0; i < std::size(sections_); ++i) {
+    header_.sections[i].sum = sum_of(sections_[i]);
+    all.insert(all.end(), sections_[i].begin(), sections_[i].end());
+  }
+  header_.sum = header_sum(header_);
   // The name comes last, and only what is on the disk gets it.
-  const std::string path = directory + "/" + part, final = directory + "/" + unit_file_name(header.name, begin);
+  const std::string path = directory + "/" + part;
+  const std::string final = directory + "/" + unit_file_name(header_.name, header_.begin);
   const auto written = [&]() -> Status {
     File file(disk, path, O_WRONLY | O_CREAT | O_TRUNC);
     if (!file.is_open()) return file.failed("create");
@@ -242,12 +247,11 @@ Result<int64_t> write_unit(Disk& disk, const std::string& directory, const std::
   }();
   if (!written.ok()) {
     disk.unlink(path);
-    return written.error();
+    return written;
   }
   File folder(disk, directory, O_RDONLY | O_DIRECTORY);
   if (!folder.is_open()) return folder.failed("open");
-  HADAL_TRY(folder.sync());
-  return static_cast<int64_t>(offset);
+  return folder.sync();
 }
 
 Result<UnitHeader> read_unit_header(Disk& disk, const std::string& directory, const std::string& name, int64_t& size) {

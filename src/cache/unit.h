@@ -48,11 +48,21 @@ static_assert(sizeof(UnitHeader) == 512);
 std::string unit_file_name(const Digest& name, int64_t begin);
 bool is_unit_file_name(std::string_view file);
 
-// Writes, syncs and renames DIR/`file`; bytes written. `part` is the name it has until then.
-// names: of the sequence's blocks, as far as `state` goes; begin < state.length().
-Result<int64_t> write_unit(Disk& disk, const std::string& directory, const std::string& part,
-                           const std::vector<Digest>& names, const std::string& model, int64_t begin,
-                           const kv::SequenceState& state, std::span<const TokenId> ids);
+// A unit to be: of a state that stays as it is meanwhile.
+class NewUnit {
+ public:
+  // names: of the sequence's blocks, as far as `state` goes. begin < state.length().
+  NewUnit(const std::vector<Digest>& names, const std::string& model, int64_t begin, const kv::SequenceState& state,
+          std::span<const TokenId> ids);
+  int64_t bytes() const;
+  // Writes, syncs and renames; `part` is the file's name until then.
+  Status write(Disk& disk, const std::string& directory, const std::string& part);
+
+ private:
+  UnitHeader header_;
+  std::string snapshot_, draft_;
+  std::vector<iovec> sections_[4];
+};
 
 // The header, checked against the file's name and size. size: of the file.
 Result<UnitHeader> read_unit_header(Disk& disk, const std::string& directory, const std::string& file, int64_t& size);

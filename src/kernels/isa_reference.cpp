@@ -13,7 +13,11 @@ namespace {
 
 // Processors with fused multiply-add run the same loops with the instruction instead of a call of fmaf; the rounding,
 // and so every bit, is the same.
+#ifdef __SANITIZE_THREAD__  // the choice between clones is made before its runtime is there
+#define HADAL_PLAIN
+#else
 #define HADAL_PLAIN __attribute__((target_clones("fma", "default")))
+#endif
 
 HADAL_INLINE float load_f32(const std::byte* p) {
   float x;
