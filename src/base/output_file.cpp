@@ -20,10 +20,11 @@ std::string part_of(const std::string& path) { return path + ".part"; }
 
 }  // namespace
 
-Result<OutputFile> OutputFile::create(const std::string& path) {
+Result<OutputFile> OutputFile::create(const std::string& path, unsigned mode) {
   OutputFile file;
   file.path_ = path;
-  file.fd_ = ::open(part_of(path).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  ::unlink(part_of(path).c_str());  // it may have another mode
+  file.fd_ = ::open(part_of(path).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
   if (file.fd_ < 0) return system_error(path, "cannot create");
   return file;
 }

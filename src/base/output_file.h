@@ -16,7 +16,8 @@ namespace hadal {
 
 class OutputFile {
  public:
-  static Result<OutputFile> create(const std::string& path);  // an old part is replaced
+  // An old part is replaced. mode: who may read it; of a file of that name nothing is kept.
+  static Result<OutputFile> create(const std::string& path, unsigned mode = 0644);
   OutputFile(OutputFile&& other) noexcept;
   OutputFile(const OutputFile&) = delete;
   ~OutputFile();

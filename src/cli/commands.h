@@ -15,6 +15,7 @@ void add_data(CLI::App& app, int& exit_status);
 void add_encode(CLI::App& app, int& exit_status);
 void add_eval(CLI::App& app, int& exit_status);
 void add_inspect(CLI::App& app, int& exit_status);
+void add_key(CLI::App& app, int& exit_status);
 void add_parse(CLI::App& app, int& exit_status);
 void add_quantize(CLI::App& app, int& exit_status);
 void add_run(CLI::App& app, int& exit_status);
@@ -22,6 +23,7 @@ void add_serve(CLI::App& app, int& exit_status);
 void add_synth(CLI::App& app, int& exit_status);
 void add_tokenize(CLI::App& app, int& exit_status);
 void add_train(CLI::App& app, int& exit_status);
+void add_usage(CLI::App& app, int& exit_status);
 void add_verify(CLI::App& app, int& exit_status);
 
 }  // namespace hadal::cli

@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
   add_encode(app, exit_status);
   add_eval(app, exit_status);
   add_inspect(app, exit_status);
+  add_key(app, exit_status);
   add_parse(app, exit_status);
   add_quantize(app, exit_status);
   add_run(app, exit_status);
@@ -38,6 +39,7 @@ int main(int argc, char** argv) {
   add_synth(app, exit_status);
   add_tokenize(app, exit_status);
   add_train(app, exit_status);
+  add_usage(app, exit_status);
   add_verify(app, exit_status);
   try {
     app.parse(argc, argv);

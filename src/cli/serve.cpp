@@ -25,6 +25,8 @@ struct ServeOptions {
   double kv_gib = 0;
   serve::Limits limits;
   serve::RequestRules rules;
+  serve::AccountOptions accounts;
+  std::string tls_certificate, tls_key;
   bool no_keep_alive = false;
   double drain_seconds = 30;
   CacheOptions cache;
@@ -37,10 +39,21 @@ void on_signal(int) {
 }
 
 Result<int> run_serve(const ServeOptions& options) {
-  if (options.host != "127.0.0.1" && options.host != "::1")
-    return Error{Code::kUnsupported,
-                 fmt::format("--host {}: expected 127.0.0.1 or ::1: there are no keys yet that would keep others out",
-                             options.host)};
+  if (options.accounts.keys.empty() && options.host != "127.0.0.1" && options.host != "::1")
+    return Error{
+        Code::kUnsupported,
+        fmt::format("--host {}: expected 127.0.0.1 or ::1, or --keys FILE, which keeps others out", options.host)};
+  {  // what is wrong with these is said before weights are read
+    const auto accounts = HADAL_TRY(serve::Accounts::open(options.accounts));
+    if (accounts->is_granted() && !accounts->has_prices())
+      fmt::print(stderr, "hadal: keys have balances, but without --price-table nothing costs\n");
+  }
+  serve::ServerOptions server_options;
+  server_options.http.tls_certificate = options.tls_certificate;
+  server_options.http.tls_key = options.tls_key;
+  HADAL_TRY(serve::check_tls(server_options.http));
+  if (options.tls_key.empty() && options.host != "127.0.0.1" && options.host != "::1")
+    fmt::print(stderr, "hadal: without TLS (--tls-cert, or a proxy) keys can be read on their way\n");
   const auto tokenizer = HADAL_TRY(text::Tokenizer::load(options.model));
   ProgressBar bar("loading weights");
   engine::OpenProgress progress;
@@ -50,10 +63,10 @@ Result<int> run_serve(const ServeOptions& options) {
       engine::Engine::open({.model = options.model, .isa = options.isa, .threads = options.threads}, progress));
   bar.clear();
 
-  serve::ServerOptions server_options;
   server_options.http.host = options.host;
   server_options.http.port = static_cast<uint16_t>(options.port);
   server_options.limits = options.limits;
+  server_options.accounts = options.accounts;
   server_options.limits.kv_bytes =
       options.kv_gib > 0 ? static_cast<int64_t>(options.kv_gib * (1 << 30)) : checkpoint::available_memory() / 2;
   server_options.rules = options.rules;
@@ -78,14 +91,16 @@ Result<int> run_serve(const ServeOptions& options) {
   signal(SIGINT, on_signal);
   signal(SIGTERM, on_signal);
   const bool is_v6 = options.host.find(':') != std::string::npos;
-  const std::string url =
-      fmt::format("http://{}{}{}:{}", is_v6 ? "[" : "", options.host, is_v6 ? "]" : "", server->port());
+  const std::string host = options.host == "0.0.0.0" ? "127.0.0.1" : options.host == "::" ? "::1" : options.host;
+  const std::string url = fmt::format("{}://{}{}{}:{}", options.tls_key.empty() ? "http" : "https", is_v6 ? "[" : "",
+                                      host, is_v6 ? "]" : "", server->port());
+  const char* const key = options.accounts.keys.empty() ? "local" : "sk-...";
   fmt::print(
       "{} serves {}; Ctrl-C ends it\n"
       "  Browsers:          {}/\n"
-      "  OpenAI clients:    export OPENAI_BASE_URL={}/v1 OPENAI_API_KEY=local\n"
-      "  Anthropic clients: export ANTHROPIC_BASE_URL={}/anthropic ANTHROPIC_AUTH_TOKEN=local\n",
-      url, server_options.rules.model, url, url, url);
+      "  OpenAI clients:    export OPENAI_BASE_URL={}/v1 OPENAI_API_KEY={}\n"
+      "  Anthropic clients: export ANTHROPIC_BASE_URL={}/anthropic ANTHROPIC_AUTH_TOKEN={}\n",
+      url, server_options.rules.model, url, url, key, url, key);
   std::fflush(stdout);
   server->run();
   g_server.store(nullptr);
@@ -103,6 +118,14 @@ void add_serve(CLI::App& app, int& exit_status) {
   add_model_option(*command, options->model);
   option("--host", options->host, "IP", "address to listen on (127.0.0.1)");
   option("--port", options->port, "N", "0: any free one (8080)")->check(CLI::Range(0, 65535))->default_str("");
+  option("--keys", options->accounts.keys, "FILE", "who may ask (hadal key); without, loopback only");
+  option("--price-table", options->accounts.prices, "FILE", "what tokens cost (models/prices.json)");
+  option("--ledger", options->accounts.ledger, "FILE", "a SQLite file of what was asked (hadal usage)");
+  CLI::Option* certificate =
+      option("--tls-cert", options->tls_certificate, "FILE", "HTTPS: a certificate with its chain, PEM");
+  CLI::Option* tls_key = option("--tls-key", options->tls_key, "FILE", "and its private key, PEM");
+  certificate->needs(tls_key);
+  tls_key->needs(certificate);
   option("--threads", options->threads, "N", "(one per core)")->check(CLI::Range(1, 1024));
   option("--max-running", options->limits.max_running, "N", "answers at once (16)")->check(CLI::Range(1, 4096));
   option("--max-queue", options->limits.max_waiting, "N", "requests that wait (64)")->check(CLI::Range(1, 65536));

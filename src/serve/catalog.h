@@ -10,7 +10,7 @@ namespace hadal::serve {
 struct ModelName {
   std::string name;            // as asked for, without "[1m]" or a date
   bool thinks = true;          // unless the request says otherwise
-  std::string_view retired{};  // since when the original service refuses it; empty: it does not
+  std::string_view retired{};  // the day from which the original service refuses it; empty: it does not
 };
 
 // nullopt: no such model. own: the id of the model that is served. any: every name is one.

@@ -33,6 +33,7 @@ json::Object usage_of(const Answer& answer, bool thinks) {
     usage.emplace_back("completion_tokens_details", json::Object{{"reasoning_tokens", answer.reasoning_tokens}});
   usage.emplace_back("prompt_cache_hit_tokens", answer.reused_tokens);
   usage.emplace_back("prompt_cache_miss_tokens", answer.prompt_tokens - answer.reused_tokens);
+  if (answer.cost_usd) usage.emplace_back("cost_usd", *answer.cost_usd);
   return usage;
 }
 
@@ -280,7 +281,8 @@ Headers common_headers(const std::string& request_id) {
 Headers error_headers(const ApiError& error, const std::string& request_id) {
   Headers headers = common_headers(request_id);
   headers.emplace_back("content-type", "application/json");
-  if (error.status == 503 || error.status == 429) headers.emplace_back("retry-after", "5");
+  if (error.status == 503 || error.status == 429)
+    headers.emplace_back("retry-after", std::to_string(error.retry_after));
   if (error.status == 500) headers.emplace_back("x-should-retry", "false");  // it would fail the same way
   return headers;
 }

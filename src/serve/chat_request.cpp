@@ -247,8 +247,7 @@ std::variant<Turn, ApiError> read_chat_request(const Value& root, const RequestR
   turn.stream = body.flag("stream").value_or(false);
   if (const Value* options = body.object("stream_options"))
     if (const Value* usage = options->find("include_usage")) turn.include_usage = usage->is_bool() && usage->as_bool();
-  if (const Value* usage = body.find("usage"))
-    if (const Value* include = usage->find("include")) turn.with_cost = include->is_bool() && include->as_bool();
+  read_usage(body, turn);
   if (body.error()) return *body.error();
   return turn;
 }

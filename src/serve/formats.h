@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,7 @@ struct Answer {
   Ending ending = Ending::kStop;
   int64_t prompt_tokens = 0, reused_tokens = 0;  // reused in units of 128
   int64_t tokens = 0, reasoning_tokens = 0;      // of the answer
+  std::optional<double> cost_usd;                // where the client wants to be told, once it is known
 };
 
 // The shape of errors: OpenAI's, or Anthropic's with OpenAI's keys beside its own.

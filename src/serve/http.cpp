@@ -1,6 +1,7 @@
 #include "serve/http.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 
 #include <algorithm>
 #include <boost/asio/awaitable.hpp>
@@ -9,12 +10,17 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/redirect_error.hpp>
+#include <boost/asio/ssl.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
 #include <chrono>
 #include <deque>
+#include <optional>
+#include <type_traits>
+
+#include "base/file.h"
 
 namespace hadal::serve {
 namespace {
@@ -23,6 +29,7 @@ namespace asio = boost::asio;
 namespace beast = boost::beast;
 namespace http = beast::http;
 using tcp = asio::ip::tcp;
+using TlsStream = asio::ssl::stream<beast::tcp_stream>;
 using boost::system::error_code;
 using std::chrono::seconds;
 
@@ -30,12 +37,36 @@ constexpr uint32_t kHeaderLimit = 32 * 1024;
 constexpr int kLingerSeconds = 1;        // after an early error: what the client still sends is read so long
 constexpr size_t kMostQueued = 8 << 20;  // bytes of a stream that nobody reads; then its reader counts as gone
 constexpr size_t kLingerBytes = 1 << 20;
+constexpr size_t kFirstBytes = 4096;  // of a request on a connection that rested
+constexpr std::chrono::milliseconds kLookAgain{500};
 
 std::string lower(std::string_view text) {
   std::string out(text);
   std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return std::tolower(c); });
   return out;
 }
+
+// PEM files; a key that wants a password is refused, not asked for.
+Result<asio::ssl::context> open_tls(const HttpOptions& options) {
+  asio::ssl::context tls(asio::ssl::context::tls_server);
+  SSL_CTX_set_min_proto_version(tls.native_handle(), TLS1_2_VERSION);
+  SSL_CTX_set_options(tls.native_handle(), SSL_OP_NO_RENEGOTIATION);
+  error_code ec;
+  tls.set_password_callback([](size_t, asio::ssl::context::password_purpose) { return std::string(); }, ec);
+  const auto check = [&](const std::string& path, const char* expected) -> Status {
+    if (!ec) return {};
+    const Code code = file_exists(path) ? Code::kInvalid : Code::kNotFound;
+    return Error{code, fmt::format("{}: expected {}: {}", path, expected, ec.message())};
+  };
+  tls.use_certificate_chain_file(options.tls_certificate, ec);
+  HADAL_TRY(check(options.tls_certificate, "a certificate in PEM"));
+  tls.use_private_key_file(options.tls_key, asio::ssl::context::pem, ec);
+  HADAL_TRY(check(options.tls_key, "the certificate's private key in PEM, without a password"));
+  return tls;
+}
+
+tcp::socket& socket_of(beast::tcp_stream& stream) { return stream.socket(); }
+tcp::socket& socket_of(TlsStream& stream) { return stream.next_layer().socket(); }
 
 // What a handler fills and a connection empties; both on the server's thread but for the posts.
 class Reply final : public HttpReply, public std::enable_shared_from_this<Reply> {
@@ -114,6 +145,7 @@ class Server final : public HttpServer {
     error_code ec;
     const auto address = asio::ip::make_address(options_.host, ec);
     if (ec) return Error{Code::kInvalid, fmt::format("{}: expected an IP address", options_.host)};
+    if (!options_.tls_certificate.empty()) tls_ = HADAL_TRY(open_tls(options_));
     const tcp::endpoint endpoint(address, options_.port);
     acceptor_.open(endpoint.protocol(), ec);
     if (!ec) acceptor_.set_option(asio::socket_base::reuse_address(true), ec);
@@ -156,7 +188,11 @@ class Server final : public HttpServer {
         continue;
       }
       socket.set_option(tcp::no_delay(true), ec);
-      asio::co_spawn(context_, serve(std::move(socket)), asio::detached);
+      if (tls_) {
+        asio::co_spawn(context_, shake_hands(std::move(socket)), asio::detached);
+      } else {
+        asio::co_spawn(context_, serve(beast::tcp_stream(std::move(socket))), asio::detached);
+      }
     }
   }
 
@@ -164,12 +200,12 @@ class Server final : public HttpServer {
   // client would never read why.) Each begins anew with the next one, or ends with the guard.
   class Deadline {
    public:
-    Deadline(asio::io_context& context, beast::tcp_stream& stream, int delay)
+    Deadline(asio::io_context& context, tcp::socket& socket, int delay)
         : state_(std::make_shared<State>(State{asio::steady_timer(context, seconds(delay))})) {
-      state_->timer.async_wait([state = state_, &stream](error_code ec) {
+      state_->timer.async_wait([state = state_, &socket](error_code ec) {
         if (ec || !state->armed) return;
         state->hit = true;
-        stream.socket().cancel(ec);
+        socket.cancel(ec);
       });
     }
     ~Deadline() {
@@ -187,8 +223,21 @@ class Server final : public HttpServer {
     std::shared_ptr<State> state_;
   };
 
-  asio::awaitable<void> serve(tcp::socket socket) {
-    beast::tcp_stream stream(std::move(socket));
+  asio::awaitable<void> shake_hands(tcp::socket socket) {
+    TlsStream stream(std::move(socket), *tls_);
+    {
+      error_code ec;
+      const Deadline deadline(context_, socket_of(stream), options_.header_seconds);
+      co_await stream.async_handshake(TlsStream::server, asio::redirect_error(asio::use_awaitable, ec));
+      if (ec) co_return;
+    }
+    co_await serve(std::move(stream));
+  }
+
+  // Stream: plain or TLS.
+  template <class Stream>
+  asio::awaitable<void> serve(Stream stream) {
+    tcp::socket& socket = socket_of(stream);
     beast::flat_buffer buffer;
     error_code ec;
     for (bool first = true;; first = false) {
@@ -196,21 +245,25 @@ class Server final : public HttpServer {
       parser.header_limit(kHeaderLimit);
       parser.body_limit(options_.max_body);
       if (!first && buffer.size() == 0) {  // between requests a connection may rest longer
-        const Deadline deadline(context_, stream, options_.idle_seconds);
-        co_await stream.socket().async_wait(tcp::socket::wait_read, asio::redirect_error(asio::use_awaitable, ec));
+        const Deadline deadline(context_, socket, options_.idle_seconds);
+        buffer.commit(co_await stream.async_read_some(buffer.prepare(kFirstBytes),
+                                                      asio::redirect_error(asio::use_awaitable, ec)));
         if (ec) co_return;
       }
       {
-        const Deadline deadline(context_, stream, options_.header_seconds);
+        const Deadline deadline(context_, socket, options_.header_seconds);
         co_await http::async_read_header(stream, buffer, parser, asio::redirect_error(asio::use_awaitable, ec));
         if (deadline.hit()) ec = beast::error::timeout;
       }
-      if (!ec && lower(parser.get()[http::field::expect]) == "100-continue") {
+      HttpRequest request;
+      if (!ec) request = head_of(parser.get());
+      const bool reads = parser.is_done() || !options_.wants_body || options_.wants_body(request);
+      if (!ec && reads && lower(request.header("expect")) == "100-continue") {
         http::response<http::empty_body> go_on(http::status::continue_, 11);
         co_await http::async_write(stream, go_on, asio::redirect_error(asio::use_awaitable, ec));
       }
-      if (!ec) {
-        const Deadline deadline(context_, stream, options_.body_seconds);
+      if (!ec && reads) {
+        const Deadline deadline(context_, socket, options_.body_seconds);
         co_await http::async_read(stream, buffer, parser, asio::redirect_error(asio::use_awaitable, ec));
         if (deadline.hit()) ec = beast::error::timeout;
       }
@@ -218,41 +271,52 @@ class Server final : public HttpServer {
         co_await refuse(stream, parser.got_some() || buffer.size() > 0, ec);
         co_return;
       }
-      auto request = parser.release();
-      const bool keep_alive = request.keep_alive(), is_head = request.method() == http::verb::head;
-      HttpRequest plain{
-          .method = std::string(request.method_string()), .path = {}, .query = {}, .headers = {}, .body = {}};
-      const std::string target(request.target());
-      const size_t mark = target.find('?');
-      plain.path = target.substr(0, mark);
-      if (mark != std::string::npos) plain.query = target.substr(mark + 1);
-      for (const auto& field : request) plain.headers[lower(field.name_string())] = std::string(field.value());
-      plain.body = std::move(request.body());
+      auto message = parser.release();
+      const bool keep_alive = message.keep_alive() && reads, is_head = message.method() == http::verb::head;
+      if (reads) request.body = std::move(message.body());
       auto reply = std::make_shared<Reply>(context_);
-      handler_(std::move(plain), reply);
+      handler_(std::move(request), reply);
       auto watching = std::make_shared<bool>(true);
-      asio::co_spawn(context_, watch(stream, reply, watching), asio::detached);
+      asio::co_spawn(context_, watch(socket, reply, watching), asio::detached);
       const bool sent = co_await answer(stream, *reply, keep_alive, is_head);
       *watching = false;
-      stream.socket().cancel(ec);
+      socket.cancel(ec);
       if (!sent) {
         reply->lose();
         co_return;
       }
+      if (!reads) co_return co_await linger(socket);
       if (!keep_alive) break;
     }
-    stream.socket().shutdown(tcp::socket::shutdown_send, ec);
+    if constexpr (std::is_same_v<Stream, TlsStream>) {  // says goodbye, and waits a moment for the client's
+      const Deadline deadline(context_, socket, kLingerSeconds);
+      co_await stream.async_shutdown(asio::redirect_error(asio::use_awaitable, ec));
+    }
+    socket.shutdown(tcp::socket::shutdown_send, ec);
   }
 
-  // While an answer is on its way: a client that closes its side is gone.
-  static asio::awaitable<void> watch(beast::tcp_stream& stream, std::shared_ptr<Reply> reply,
-                                     std::shared_ptr<bool> watching) {
+  // While an answer is on its way: a client that closes its side is gone. Behind what it sent (the next request, or the
+  // goodbye of TLS) the end of the stream cannot be read, but asked for.
+  asio::awaitable<void> watch(tcp::socket& socket, std::shared_ptr<Reply> reply, std::shared_ptr<bool> watching) {
     error_code ec;
-    co_await stream.socket().async_wait(tcp::socket::wait_read, asio::redirect_error(asio::use_awaitable, ec));
-    if (!*watching || ec) co_return;
-    char byte;
-    const size_t n = stream.socket().receive(asio::buffer(&byte, 1), tcp::socket::message_peek, ec);
-    if (*watching && (ec || n == 0)) reply->lose();
+    co_await socket.async_wait(tcp::socket::wait_read, asio::redirect_error(asio::use_awaitable, ec));
+    while (*watching && !ec) {
+      pollfd descriptor{.fd = socket.native_handle(), .events = POLLRDHUP, .revents = 0};
+      if (::poll(&descriptor, 1, 0) != 0) co_return reply->lose();
+      asio::steady_timer pause(context_, kLookAgain);
+      co_await pause.async_wait(asio::redirect_error(asio::use_awaitable, ec));
+    }
+  }
+
+  static HttpRequest head_of(const http::request<http::string_body>& message) {
+    HttpRequest request;
+    request.method = std::string(message.method_string());
+    const std::string target(message.target());
+    const size_t mark = target.find('?');
+    request.path = target.substr(0, mark);
+    if (mark != std::string::npos) request.query = target.substr(mark + 1);
+    for (const auto& field : message) request.headers[lower(field.name_string())] = std::string(field.value());
+    return request;
   }
 
   template <bool kRequest, class Body>
@@ -272,7 +336,8 @@ class Server final : public HttpServer {
   }
 
   // false: the client is gone.
-  asio::awaitable<bool> answer(beast::tcp_stream& stream, Reply& reply, bool keep_alive, bool is_head) {
+  template <class Stream>
+  asio::awaitable<bool> answer(Stream& stream, Reply& reply, bool keep_alive, bool is_head) {
     error_code ec;
     const auto wait = [&]() -> asio::awaitable<void> {
       reply.wake().expires_at(asio::steady_timer::time_point::max());
@@ -312,7 +377,7 @@ class Server final : public HttpServer {
       reply.chunks.pop_front();
       reply.queued -= chunk.size();
       if (chunk.empty()) continue;  // an empty chunk would be the end
-      const Deadline deadline(context_, stream, options_.write_seconds);
+      const Deadline deadline(context_, socket_of(stream), options_.write_seconds);
       co_await asio::async_write(stream, http::make_chunk(asio::buffer(chunk)),
                                  asio::redirect_error(asio::use_awaitable, ec));
     }
@@ -323,7 +388,8 @@ class Server final : public HttpServer {
 
   // What never became a request. Write, stop sending, read on for a moment, close: a plain close would reset the
   // connection before the client has read why.
-  asio::awaitable<void> refuse(beast::tcp_stream& stream, bool began, error_code why) {
+  template <class Stream>
+  asio::awaitable<void> refuse(Stream& stream, bool began, error_code why) {
     const bool is_timeout = why == beast::error::timeout;
     if (why == http::error::end_of_stream || why == asio::error::eof || why == asio::error::connection_reset ||
         why == http::error::partial_message || (is_timeout && !began))
@@ -351,21 +417,35 @@ class Server final : public HttpServer {
         message);
     response.prepare_payload();
     error_code ec;
-    const Deadline deadline(context_, stream, kLingerSeconds);
+    tcp::socket& socket = socket_of(stream);
+    const Deadline deadline(context_, socket, kLingerSeconds);
     co_await http::async_write(stream, response, asio::redirect_error(asio::use_awaitable, ec));
-    stream.socket().shutdown(tcp::socket::shutdown_send, ec);
-    std::vector<char> rest(16384);
+    co_await linger(socket);
+  }
+
+  // The end of an answer whose request was not read to its end: stop sending, read on for a moment.
+  asio::awaitable<void> linger(tcp::socket& socket) {
+    error_code ec;
+    socket.shutdown(tcp::socket::shutdown_send, ec);
+    const Deadline deadline(context_, socket, kLingerSeconds);
+    std::vector<char> rest(16384);  // under TLS as it comes: nobody looks at it
     for (size_t total = 0; !ec && total < kLingerBytes;)
-      total += co_await stream.async_read_some(asio::buffer(rest), asio::redirect_error(asio::use_awaitable, ec));
+      total += co_await socket.async_read_some(asio::buffer(rest), asio::redirect_error(asio::use_awaitable, ec));
   }
 
   const HttpOptions options_;
   const HttpHandler handler_;
+  std::optional<asio::ssl::context> tls_;  // before the context, which holds connections to its end
   asio::io_context context_{1};
   tcp::acceptor acceptor_;
 };
 
 }  // namespace
+
+Status check_tls(const HttpOptions& options) {
+  if (!options.tls_certificate.empty()) HADAL_TRY(open_tls(options));
+  return {};
+}
 
 Result<std::unique_ptr<HttpServer>> HttpServer::listen(const HttpOptions& options, HttpHandler handler) {
   auto server = std::make_unique<Server>(options, std::move(handler));

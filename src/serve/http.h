@@ -2,7 +2,8 @@
 // reading and writing; handlers run on it and must not block. Only http.cpp knows Boost.Beast.
 //
 // A reply may be filled from any thread, now or later. Limits and slow clients: headers over 32 KB 431, bodies over
-// max_body 413, what does not arrive in time 408, what is no HTTP 400; the connection then closes.
+// max_body 413, what does not arrive in time 408, what is no HTTP 400; the connection then closes. The same holds
+// inside TLS (1.2 or later), where what is no TLS is closed without a word.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +22,7 @@ struct HttpRequest {
   std::string method, path, query;             // path without the query, as sent
   std::map<std::string, std::string> headers;  // names in lower case; the last of several
   std::string body;
+  std::string key;  // the name of the key it came with; whoever checks keys sets it
   std::string header(const std::string& name) const {
     const auto it = headers.find(name);
     return it == headers.end() ? "" : it->second;
@@ -48,14 +50,20 @@ struct HttpOptions {
   std::string host = "127.0.0.1";
   uint16_t port = 8080;  // 0: any free one
   uint64_t max_body = uint64_t{64} << 20;
+  // Asked before a body is read, of a request without it. false: it is handled without, and the connection closes.
+  std::function<bool(const HttpRequest& head)> wants_body{};
   int header_seconds = 30, body_seconds = 120, idle_seconds = 600;
-  int write_seconds = 60;        // for one chunk; a client that takes none for so long is gone
-  std::string server = "hadal";  // the Server header
+  int write_seconds = 60;                // for one chunk; a client that takes none for so long is gone
+  std::string server = "hadal";          // the Server header
+  std::string tls_certificate, tls_key;  // PEM files, the certificate with its chain; both or none: plain HTTP
 };
+
+// Whether the files of TLS, if there are any, are what they must be: kNotFound, kInvalid.
+Status check_tls(const HttpOptions& options);
 
 class HttpServer {
  public:
-  // kIo: the address cannot be listened on.
+  // kIo: the address cannot be listened on. Else as check_tls().
   static Result<std::unique_ptr<HttpServer>> listen(const HttpOptions& options, HttpHandler handler);
   virtual ~HttpServer() = default;
   virtual uint16_t port() const = 0;

@@ -38,10 +38,12 @@ json::Value stop_sequence(const Answer& answer) {
 }
 
 json::Object usage_of(const Answer& answer) {
-  return {{"input_tokens", answer.prompt_tokens - answer.reused_tokens},
-          {"cache_creation_input_tokens", 0},
-          {"cache_read_input_tokens", answer.reused_tokens},
-          {"output_tokens", answer.tokens}};
+  json::Object usage{{"input_tokens", answer.prompt_tokens - answer.reused_tokens},
+                     {"cache_creation_input_tokens", 0},
+                     {"cache_read_input_tokens", answer.reused_tokens},
+                     {"output_tokens", answer.tokens}};
+  if (answer.cost_usd) usage.emplace_back("cost_usd", *answer.cost_usd);
+  return usage;
 }
 
 std::string event(const char* type, json::Object fields) {

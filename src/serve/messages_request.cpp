@@ -260,6 +260,7 @@ std::variant<Turn, ApiError> read_messages_request(const Value& root, const Requ
   if (const Value* metadata = body.object("metadata"))
     if (const std::string id = word_of(*metadata, "user_id"); !id.empty()) turn.user = user_of(id);
   turn.stream = body.flag("stream").value_or(false);
+  read_usage(body, turn);
   if (body.error()) return *body.error();
   return turn;
 }

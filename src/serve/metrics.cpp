@@ -103,6 +103,16 @@ std::string Metrics::text(const Now& now) const {
       usage);
   one("process_resident_memory_bytes", "", "gauge", "Resident memory of the process.", now.resident_bytes);
 
+  const Cost& cost = now.accounts.cost;
+  family("hadal_cost_usd_total", "counter", "What the answers cost by the price table.");
+  for (const auto& [kind, amount] :
+       {std::pair{"hit", cost.hit}, std::pair{"miss", cost.miss}, std::pair{"output", cost.output}})
+    value("hadal_cost_usd_total", fmt::format("{},kind=\"{}\"", own, kind), usd_text(amount));
+  const Ledger::Seen& ledger = now.accounts.ledger;
+  one("hadal_ledger_rows_total", "", "counter", "Rows written to the ledger.", ledger.written);
+  one("hadal_ledger_failures_total", "", "counter", "Times that the ledger could not be written.", ledger.failures);
+  one("hadal_ledger_lost_total", "", "counter", "Rows given up because too many waited.", ledger.lost);
+
   const std::lock_guard lock(mutex_);
   one("hadal_reasoning_tokens_total", "", "counter", "Tokens of answers inside their reasoning.", reasoning_tokens_);
   one("hadal_tool_calls_total", "", "counter", "Complete tool calls.", tool_calls_);

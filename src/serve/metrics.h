@@ -12,6 +12,7 @@
 #include <string>
 #include <utility>
 
+#include "serve/accounts.h"
 #include "serve/scheduler.h"
 
 namespace hadal::serve {
@@ -34,6 +35,7 @@ class Metrics {
     std::string model;
     int64_t state_bytes_limit = 0, resident_bytes = 0;
     std::optional<cache::StoreCounters> store;
+    Accounts::Seen accounts{};
   };
   std::string text(const Now& now) const;
 

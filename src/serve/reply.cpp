@@ -20,7 +20,7 @@ const ApiError kOverloaded{.status = 503,
 }  // namespace
 
 Reply::Reply(const Turn& turn, const Prompt& prompt, const ReplyContext& context, std::unique_ptr<Format> format,
-             std::shared_ptr<HttpReply> http, std::string request_id, Headers more)
+             std::shared_ptr<HttpReply> http, std::string request_id, Headers more, Charge charge)
     : stream_(turn.stream),
       logprobs_(turn.logprobs),
       may_call_(!turn.tools.empty() && turn.tool_choice.kind != ToolChoice::Kind::kNone),
@@ -29,15 +29,17 @@ Reply::Reply(const Turn& turn, const Prompt& prompt, const ReplyContext& context
       format_(std::move(format)),
       http_(std::move(http)),
       request_id_(std::move(request_id)),
-      more_(std::move(more)),
       tools_(turn.tools),
+      charge_(std::move(charge)),
+      with_cost_(turn.with_cost),
       think_open_(context.tokenizer->id_of(text::kThinkOpen)),
       think_close_(context.tokenizer->id_of(text::kThinkClose)),
       dsml_(context.tokenizer->id_of(text::kDsml)),
       parser_(prompt.thinking_open, tools_),
       decoder_(*context.tokenizer),
       stops_(turn.stop),
-      in_reasoning_(prompt.thinking_open) {
+      in_reasoning_(prompt.thinking_open),
+      more_(std::move(more)) {
   answer_.prompt_tokens = static_cast<int64_t>(prompt.ids.size());
 }
 
@@ -57,6 +59,11 @@ double Reply::age() const { return std::chrono::duration<double>(std::chrono::st
 
 void Reply::report(const char* reason) {
   timing_.done = age();
+  if (const auto cost = charge_ ? charge_(answer_, reason, timing_) : std::nullopt) {
+    if (with_cost_) answer_.cost_usd = as_usd(*cost);
+    const std::lock_guard lock(mutex_);
+    more_.emplace_back("x-hadal-cost-usd", usd_text(*cost));
+  }
   if (!context_.metrics) return;
   const auto whole =
       std::count_if(answer_.calls.begin(), answer_.calls.end(), [](const Call& c) { return c.is_whole; });

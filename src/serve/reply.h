@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -16,6 +17,7 @@
 #include "serve/http.h"
 #include "serve/metrics.h"
 #include "serve/normalise.h"
+#include "serve/prices.h"
 #include "serve/scheduler.h"
 #include "serve/turn.h"
 #include "text/serving_parser.h"
@@ -30,10 +32,14 @@ struct ReplyContext {
   Metrics* metrics = nullptr;  // may be absent
 };
 
+// Told once how an answer ended (stop, length, tool_calls, error, cancelled), on the scheduler's thread. What it cost,
+// where it has a price.
+using Charge = std::function<std::optional<PicoUsd>(const Answer& answer, const char* ending, const Timing& timing)>;
+
 class Reply final : public Sink {
  public:
   Reply(const Turn& turn, const Prompt& prompt, const ReplyContext& context, std::unique_ptr<Format> format,
-        std::shared_ptr<HttpReply> http, std::string request_id, Headers more = {});
+        std::shared_ptr<HttpReply> http, std::string request_id, Headers more = {}, Charge charge = {});
 
   void started(const Reuse& reuse) override;
   void read(int64_t) override {}
@@ -62,8 +68,9 @@ class Reply final : public Sink {
   const std::unique_ptr<Format> format_;
   const std::shared_ptr<HttpReply> http_;
   const std::string request_id_;
-  const Headers more_;  // beside those of every answer
   const json::Array tools_;
+  const Charge charge_;
+  const bool with_cost_;
   const std::optional<TokenId> think_open_, think_close_, dsml_;
 
   text::ServingParser parser_;
@@ -77,6 +84,7 @@ class Reply final : public Sink {
   bool in_reasoning_, opened_ = false, ended_ = false;
 
   std::mutex mutex_;  // of what follows: the two threads meet here
+  Headers more_;      // beside those of every answer
   bool begun_ = false, finished_ = false;
   double silent_since_ = -1;
   std::string cache_note_;  // x-hadal-cache

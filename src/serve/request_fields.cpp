@@ -32,6 +32,7 @@ std::optional<ModelName> read_model(Body& body, const RequestRules& rules, Turn&
   auto model = find_model(*asked, rules.model, rules.any_model, rules.strict);
   if (model) {
     turn.model = model->name;
+    turn.retired = model->retired;
   } else {
     body.fail({.message = "Model Not Exist", .param = "model"});
   }
@@ -79,6 +80,11 @@ void read_limit(Body& body, std::string_view key, int64_t most, const RequestRul
   } else {
     turn.max_tokens = std::min(*value, turn.max_tokens.value_or(*value));
   }
+}
+
+void read_usage(Body& body, Turn& turn) {
+  if (const Value* usage = body.find("usage"))
+    if (const Value* include = usage->find("include")) turn.with_cost = include->is_bool() && include->as_bool();
 }
 
 void read_stop(Body& body, std::string_view key, Turn& turn) {

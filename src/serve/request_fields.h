@@ -16,6 +16,7 @@ namespace hadal::serve {
 std::optional<ModelName> read_model(Body& body, const RequestRules& rules, Turn& turn);
 void read_sampling(Body& body, const RequestRules& rules, Turn& turn);  // after what decides whether it thinks
 void read_limit(Body& body, std::string_view key, int64_t most, const RequestRules& rules, Turn& turn);
+void read_usage(Body& body, Turn& turn);  // "usage": {"include": true}
 void read_stop(Body& body, std::string_view key, Turn& turn);
 // One more function: {"name", "description"?, "parameters"?}, as it is shown to the model.
 void add_tool(Body& body, const json::Value& function, const std::string& path, Turn& turn);

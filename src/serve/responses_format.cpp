@@ -231,11 +231,13 @@ class ResponsesFormat final : public Format {
     return all;
   }
   static json::Value usage_of(const Answer& answer) {
-    return json::Object{{"input_tokens", answer.prompt_tokens},
-                        {"input_tokens_details", json::Object{{"cached_tokens", answer.reused_tokens}}},
-                        {"output_tokens", answer.tokens},
-                        {"output_tokens_details", json::Object{{"reasoning_tokens", answer.reasoning_tokens}}},
-                        {"total_tokens", answer.prompt_tokens + answer.tokens}};
+    json::Object usage{{"input_tokens", answer.prompt_tokens},
+                       {"input_tokens_details", json::Object{{"cached_tokens", answer.reused_tokens}}},
+                       {"output_tokens", answer.tokens},
+                       {"output_tokens_details", json::Object{{"reasoning_tokens", answer.reasoning_tokens}}},
+                       {"total_tokens", answer.prompt_tokens + answer.tokens}};
+    if (answer.cost_usd) usage.emplace_back("cost_usd", *answer.cost_usd);
+    return usage;
   }
 
   const std::string id_, model_;

@@ -330,6 +330,7 @@ std::variant<ResponsesRequest, ApiError> read_responses_request(const Value& roo
   read_limit(body, "max_output_tokens", kMostOutput, rules, turn);
   if (const Value* user = body.find("user"); user && user->is_string()) turn.user = namespace_of(user->as_string());
   turn.stream = body.flag("stream").value_or(false);
+  read_usage(body, turn);
   if (body.error()) return *body.error();
   request.echo.fields = echo_of(root, turn);
   return request;
@@ -368,6 +369,7 @@ std::variant<CompletionRequest, ApiError> read_completion_request(const Value& r
   for (const char* key : {"user_id", "user"})
     if (const Value* user = body.find(key); user && user->is_string()) turn.user = namespace_of(user->as_string());
   turn.stream = body.flag("stream").value_or(false);
+  read_usage(body, turn);
   if (const Value* options = body.object("stream_options"))
     if (const Value* usage = options->find("include_usage")) turn.include_usage = usage->is_bool() && usage->as_bool();
   if (body.error()) return *body.error();

@@ -14,7 +14,8 @@ Scheduler::Ticket Scheduler::submit(Submission submission, double now) {
   const std::lock_guard lock(mutex_);
   if (draining_) return {Refusal::kDraining, 0};
   int& of_key = per_key_[submission.key];
-  if (limits_.max_per_key > 0 && of_key >= limits_.max_per_key) return {Refusal::kKeyLimit, 0};
+  const int most = submission.max_per_key > 0 ? submission.max_per_key : limits_.max_per_key;
+  if (most > 0 && of_key >= most) return {Refusal::kKeyLimit, 0};
   if (n_waiting_ >= limits_.max_waiting) return {Refusal::kQueueFull, 0};
   ++of_key;
   ++n_waiting_;

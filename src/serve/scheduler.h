@@ -69,6 +69,7 @@ class Sink {
 struct Submission {
   engine::Request request;  // without start and pauses
   std::string key, user;    // whose turn it takes; states are shared within both only
+  int max_per_key = 0;      // of this key; 0: as Limits say
   // Positions in the prompt that other prompts may have in common with it: the end of system prompt and tools, and of
   // everything before the last assistant header. 0: none.
   int64_t system_end = 0, header_at = 0;

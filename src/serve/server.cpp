@@ -10,6 +10,7 @@
 #include <random>
 #include <thread>
 
+#include "base/utc.h"
 #include "serve/constraints.h"
 #include "serve/formats.h"
 #include "serve/metrics.h"
@@ -29,6 +30,7 @@ std::string compact(const json::Value& value) { return json::dump(value, json::k
 constexpr int64_t kPlainOutput = 8192, kThinkingOutput = 65536, kMaxOutput = 131072;  // where none is asked for
 constexpr double kTick = 0.2;                                                         // seconds
 constexpr int kLastTicks = 3;
+constexpr int kReload = 5;       // ticks
 constexpr int kMostDepth = 128;  // of a body
 
 // "/beta/v1/chat/completions/" → "/chat/completions", "/anthropic/v1/messages" → "/messages"
@@ -89,17 +91,21 @@ bool inflate_body(const std::string& encoding, const std::string& packed, uint64
   return false;
 }
 
-// A browser says where the page comes from that sends a request. Without keys, no page but our own may: neither from
-// another origin, nor under a name that somebody else has made point here (what such a page can read without sending an
-// Origin, counters and the names of models, is no secret). Programs send none.
-bool is_own_page(const HttpRequest& request) {
-  const std::string origin = request.header("origin"), host = request.header("host");
+// Without keys whoever reaches the port may ask, and a browser reaches it for any page that it shows. It says where the
+// page comes from and what it called us: no page but our own may ask, neither from another origin, nor under a name
+// that somebody else has made point here. Programs send no Origin. (With keys all this is nothing: pages have none to
+// send.) nullptr: it may.
+const char* foreign(const HttpRequest& request) {
+  const std::string origin = request.header("origin"), host = lower(request.header("host"));
   const size_t colon = host.rfind(':');
   const std::string name = colon == std::string::npos || host.ends_with(']') ? host : host.substr(0, colon);
   const bool is_local = name == "localhost" || name == "127.0.0.1" || name == "[::1]";
+  if (!is_local && !host.empty())
+    return "Without keys, requests to other host names than localhost, 127.0.0.1 and [::1] are refused";
   const size_t scheme = origin.find("://");
   const bool is_site = origin == "null" || (scheme != std::string::npos && origin.starts_with("http"));
-  return !is_site || (is_local && origin != "null" && origin.substr(scheme + 3) == host);
+  const bool is_own = scheme != std::string::npos && lower(origin.substr(scheme + 3)) == host;
+  return is_site && !is_own ? "Requests of other sites' pages are refused" : nullptr;
 }
 
 // Tells the metrics how a request was answered.
@@ -127,12 +133,14 @@ class CountedReply final : public HttpReply {
 
 class ServerImpl final : public Server {
  public:
-  ServerImpl(engine::Decoder& decoder, const text::Tokenizer& tokenizer, const ServerOptions& options)
+  ServerImpl(engine::Decoder& decoder, const text::Tokenizer& tokenizer, const ServerOptions& options,
+             std::unique_ptr<Accounts> accounts)
       : decoder_(decoder),
         tokenizer_(tokenizer),
         options_(options),
         prompts_(tokenizer, options.encoding),
         constraints_(tokenizer, decoder.end_tokens()),
+        accounts_(std::move(accounts)),
         scheduler_(decoder, options.limits, options.store) {
     if (options.store) options.store->on_loaded([this] { wake(); });
     replies_.tokenizer = &tokenizer;
@@ -143,7 +151,9 @@ class ServerImpl final : public Server {
   }
 
   Status listen() {
-    http_ = HADAL_TRY(HttpServer::listen(options_.http, [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
+    HttpOptions http = options_.http;  // nobody without a key fills our memory
+    http.wants_body = [this](const HttpRequest& head) { return accounts_->name_of(head).index() == 0; };
+    http_ = HADAL_TRY(HttpServer::listen(http, [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
       handle(std::move(request), std::move(reply));
     }));
     return {};
@@ -189,6 +199,7 @@ class ServerImpl final : public Server {
   void tick() {
     const double time = now();
     rate_.sample(time, scheduler_.seen().tokens);
+    if (++ticks_ % kReload == 0) accounts_->reload();
     std::erase_if(open_, [&](const std::weak_ptr<Reply>& weak) {
       const auto reply = weak.lock();
       return !reply || !reply->tick(time);
@@ -220,43 +231,53 @@ class ServerImpl final : public Server {
 
   void handle(HttpRequest request, std::shared_ptr<HttpReply> given) {
     const std::string id = random_hex(32), path = canonical(request.path);
-    if (serve_page(request, *given, common_headers(id))) return;
+    enum class Kind { kAnswer, kLook, kOpen };  // an answer costs something; what is open asks for no key
     struct Route {
       std::string_view path, method;
       void (ServerImpl::*serve)(const HttpRequest&, const std::shared_ptr<HttpReply>&, const std::string&);
+      Kind kind = Kind::kLook;
     };
     static constexpr Route kRoutes[] = {
-        {"/chat/completions", "POST", &ServerImpl::chat},
-        {"/completions", "POST", &ServerImpl::complete},
-        {"/responses", "POST", &ServerImpl::responses},
-        {"/messages", "POST", &ServerImpl::messages},
+        {"/chat/completions", "POST", &ServerImpl::chat, Kind::kAnswer},
+        {"/completions", "POST", &ServerImpl::complete, Kind::kAnswer},
+        {"/responses", "POST", &ServerImpl::responses, Kind::kAnswer},
+        {"/messages", "POST", &ServerImpl::messages, Kind::kAnswer},
         {"/messages/count_tokens", "POST", &ServerImpl::count_tokens},
         {"/models", "GET", &ServerImpl::models},
-        {"/health", "GET", &ServerImpl::health},
-        {"/healthz", "GET", &ServerImpl::health},
-        {"/ready", "GET", &ServerImpl::health},
+        {"/health", "GET", &ServerImpl::health, Kind::kOpen},
+        {"/healthz", "GET", &ServerImpl::health, Kind::kOpen},
+        {"/ready", "GET", &ServerImpl::health, Kind::kOpen},
         {"/version", "GET", &ServerImpl::version},
         {"/tokenize", "POST", &ServerImpl::tokenize},
         {"/detokenize", "POST", &ServerImpl::detokenize},
         {"/stats", "GET", &ServerImpl::stats},
         {"/metrics", "GET", &ServerImpl::metrics},
         {"/card", "GET", &ServerImpl::card},
+        {"/user/balance", "GET", &ServerImpl::balance},
     };
-    const bool is_known =
-        std::any_of(std::begin(kRoutes), std::end(kRoutes), [&](const Route& route) { return route.path == path; });
-    const auto reply = std::make_shared<CountedReply>(std::move(given), is_known ? path : "other", metrics_);
+    const Route* const route =
+        std::find_if(std::begin(kRoutes), std::end(kRoutes), [&](const Route& one) { return one.path == path; });
+    const bool is_known = route != std::end(kRoutes);
+    const auto reply = std::make_shared<CountedReply>(given, is_known ? path : "other", metrics_);
     const ErrorStyle style = path.starts_with("/messages") ? ErrorStyle::kAnthropic : ErrorStyle::kOpenAi;
-    if (!is_own_page(request))
-      return send_error(
-          *reply, {.status = 403, .type = "permission_error", .message = "Requests of other sites' pages are refused"},
-          id, style);
+    if (const char* why = accounts_->has_keys() ? nullptr : foreign(request))
+      return send_error(*reply, {.status = 403, .type = "permission_error", .message = why}, id, style);
+    if (serve_page(request, *given, common_headers(id))) return;
     if (request.method == "HEAD" && path == "/") return reply->send(200, common_headers(id), "");
-    for (const Route& route : kRoutes) {
-      if (route.path != path) continue;
-      if (request.method == route.method) return (this->*route.serve)(request, reply, id);
+    if (!is_known || route->kind != Kind::kOpen) {
+      auto name = accounts_->name_of(request);
+      if (const auto* error = std::get_if<ApiError>(&name)) return send_error(*reply, *error, id, style);
+      request.key = std::get<std::string>(std::move(name));
+    }
+    if (is_known && request.method == route->method) {
+      if (route->kind == Kind::kAnswer)
+        if (const auto error = accounts_->refusal(request.key, now())) return send_error(*reply, *error, id, style);
+      return (this->*route->serve)(request, reply, id);
+    }
+    if (is_known) {
       const ApiError error{.status = 405, .message = "Method Not Allowed"};
       Headers headers = error_headers(error, id);
-      headers.emplace_back("allow", std::string(route.method));
+      headers.emplace_back("allow", std::string(route->method));
       return reply->send(405, std::move(headers), error_body(error, style, id));
     }
     if (path.starts_with("/models/") && request.method == "GET") return models(request, reply, id);
@@ -291,7 +312,8 @@ class ServerImpl final : public Server {
     auto read = read_chat_request(*body, options_.rules);
     if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id);
     Turn turn = std::get<Turn>(std::move(read));
-    answer(*body, turn, prompts_.make(turn, options_.rules.repair_history), chat_format(turn, format(id)), reply, id);
+    answer(request, *body, turn, prompts_.make(turn, options_.rules.repair_history), chat_format(turn, format(id)),
+           reply, id);
   }
   void complete(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     const auto body = body_of(request, *reply, id);
@@ -299,7 +321,7 @@ class ServerImpl final : public Server {
     auto read = read_completion_request(*body, options_.rules);
     if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id);
     CompletionRequest asked = std::get<CompletionRequest>(std::move(read));
-    answer(*body, asked.turn, prompts_.make_completion(asked.prompt, asked.suffix),
+    answer(request, *body, asked.turn, prompts_.make_completion(asked.prompt, asked.suffix),
            completion_format(asked.turn, format(id), asked.echo ? asked.prompt : ""), reply, id);
   }
   void messages(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
@@ -308,8 +330,8 @@ class ServerImpl final : public Server {
     auto read = read_messages_request(*body, options_.rules);
     if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id, ErrorStyle::kAnthropic);
     Turn turn = std::get<Turn>(std::move(read));
-    answer(*body, turn, prompts_.make(turn, options_.rules.repair_history), messages_format(turn, format(id)), reply,
-           id);
+    answer(request, *body, turn, prompts_.make(turn, options_.rules.repair_history), messages_format(turn, format(id)),
+           reply, id);
   }
   void responses(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     const auto body = body_of(request, *reply, id);
@@ -317,7 +339,7 @@ class ServerImpl final : public Server {
     auto read = read_responses_request(*body, options_.rules);
     if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id);
     ResponsesRequest asked = std::get<ResponsesRequest>(std::move(read));
-    answer(*body, asked.turn, prompts_.make(asked.turn, options_.rules.repair_history),
+    answer(request, *body, asked.turn, prompts_.make(asked.turn, options_.rules.repair_history),
            responses_format(asked.turn, std::move(asked.echo)), reply, id);
   }
   void count_tokens(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
@@ -337,8 +359,8 @@ class ServerImpl final : public Server {
   FormatContext format(const std::string& id) const { return {&tokenizer_, options_.fingerprint, id}; }
 
   // The end of every endpoint that answers: from here on the wire format is the Format's business.
-  void answer(const json::Value& body, Turn& turn, std::variant<Prompt, ApiError> made, std::unique_ptr<Format> format,
-              const std::shared_ptr<HttpReply>& reply, const std::string& id) {
+  void answer(const HttpRequest& request, const json::Value& body, Turn& turn, std::variant<Prompt, ApiError> made,
+              std::unique_ptr<Format> format, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     const ErrorStyle style = format->style();
     if (const auto* error = std::get_if<ApiError>(&made)) return send_error(*reply, *error, id, style);
     Prompt prompt = std::get<Prompt>(std::move(made));
@@ -360,8 +382,13 @@ class ServerImpl final : public Server {
     auto demanded = constraints_.of(turn, prompt);
     if (const auto* error = std::get_if<ApiError>(&demanded)) return send_error(*reply, *error, id, style);
     const Demand& demand = std::get<Demand>(demanded);
-    const auto sink =
-        std::make_shared<Reply>(turn, prompt, replies_, std::move(format), reply, id, ignored_header(demand.ignored));
+    Headers more = ignored_header(demand.ignored);
+    if (!turn.retired.empty()) {
+      more.emplace_back("deprecation", fmt::format("@{}", parse_utc(turn.retired).value_or(0)));
+      more.emplace_back("x-hadal-warning", fmt::format("{} is a retired name since {}", turn.model, turn.retired));
+    }
+    const auto sink = std::make_shared<Reply>(turn, prompt, replies_, std::move(format), reply, id, std::move(more),
+                                              charge_of(request, turn));
     Submission submission;
     submission.request.constraint = demand.constraint;
     submission.request.prompt = std::move(prompt.ids);
@@ -369,18 +396,22 @@ class ServerImpl final : public Server {
     submission.request.max_tokens = std::min(asked, window - used);
     submission.system_end = prompt.system_end;
     submission.header_at = prompt.header_at;
+    submission.key = request.key;
+    const int64_t of_key = accounts_->concurrent(request.key);
+    const int max_per_key = of_key > 0 ? static_cast<int>(of_key) : options_.limits.max_per_key;
+    submission.max_per_key = max_per_key;
     submission.user = turn.user;
     submission.sink = sink;
     const auto ticket = scheduler_.submit(std::move(submission), now());
     if (ticket.refused) {
       if (*ticket.refused == Refusal::kKeyLimit)
-        return send_error(
-            *reply,
-            {.status = 429,
-             .type = "rate_limit_error",
-             .code = "rate_limit_exceeded",
-             .message = fmt::format("Rate limit reached: {} concurrent requests", options_.limits.max_per_key)},
-            id, style);
+        return send_error(*reply,
+                          {.status = 429,
+                           .type = "rate_limit_error",
+                           .code = "rate_limit_exceeded",
+                           .message = fmt::format("Rate limit reached: {} concurrent requests", max_per_key),
+                           .retry_after = 1},  // nobody knows when one ends
+                          id, style);
       return send_error(*reply,
                         {.status = 503,
                          .type = "server_error",
@@ -388,12 +419,33 @@ class ServerImpl final : public Server {
                          .message = "The server is overloaded, please try again later"},
                         id, style);
     }
+    accounts_->started(request.key, used, now());
     open_.push_back(sink);
     reply->on_gone([this, job = ticket.id] {
       scheduler_.cancel(job);
       wake();
     });
     wake();
+  }
+
+  Charge charge_of(const HttpRequest& request, const Turn& turn) {
+    const auto since = std::chrono::system_clock::now().time_since_epoch();
+    LedgerRow row{.time_ms = std::chrono::duration_cast<std::chrono::milliseconds>(since).count(),
+                  .key = request.key,
+                  .user = turn.user.empty() ? "" : namespace_of(turn.user),
+                  .endpoint = canonical(request.path),
+                  .model = turn.model};
+    return [this, row = std::move(row)](const Answer& answer, const char* ending, const Timing& timing) mutable {
+      row.finish = ending;
+      row.seconds = timing.done;
+      if (timing.started >= 0) {  // else nothing of it was read
+        row.prompt_tokens = answer.prompt_tokens;
+        row.hit_tokens = answer.reused_tokens;
+      }
+      row.output_tokens = answer.tokens;
+      row.reasoning_tokens = answer.reasoning_tokens;
+      return accounts_->finished(std::move(row), now());
+    };
   }
 
   // Names what is not enforced. Header values are ASCII, and no longer than clients take.
@@ -474,7 +526,11 @@ class ServerImpl final : public Server {
     headers.emplace_back("content-type", "text/plain; version=0.0.4; charset=utf-8");
     reply->send(200, std::move(headers),
                 metrics_.text({scheduler_.seen(), options_.rules.model, options_.limits.kv_bytes, resident_bytes(),
-                               options_.store ? std::optional(options_.store->counters()) : std::nullopt}));
+                               options_.store ? std::optional(options_.store->counters()) : std::nullopt,
+                               accounts_->seen()}));
+  }
+  void balance(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
+    send_json(*reply, 200, accounts_->balance(request.key), id);
   }
   void stats(const HttpRequest&, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     const Counters seen = scheduler_.seen();
@@ -548,13 +604,14 @@ class ServerImpl final : public Server {
   const ServerOptions options_;
   const PromptMaker prompts_;
   Constraints constraints_;  // the server's thread
-  Metrics metrics_;          // before what reports to it
+  Metrics metrics_;          // before what reports to it, as accounts
+  const std::unique_ptr<Accounts> accounts_;
   ReplyContext replies_;
   std::unique_ptr<HttpServer> http_;  // before the scheduler: replies that it still holds live on its thread
   Scheduler scheduler_;
   std::vector<std::weak_ptr<Reply>> open_;  // the server's thread
   double stop_at_ = 0;
-  int idle_ticks_ = 0;
+  int ticks_ = 0, idle_ticks_ = 0;
   const double started_ = now();
   Rate rate_;
   std::atomic<bool> stopping_{false};
@@ -568,7 +625,8 @@ class ServerImpl final : public Server {
 
 Result<std::unique_ptr<Server>> Server::open(engine::Decoder& decoder, const text::Tokenizer& tokenizer,
                                              const ServerOptions& options) {
-  auto server = std::make_unique<ServerImpl>(decoder, tokenizer, options);
+  auto accounts = HADAL_TRY(Accounts::open(options.accounts));
+  auto server = std::make_unique<ServerImpl>(decoder, tokenizer, options, std::move(accounts));
   HADAL_TRY(server->listen());
   return std::unique_ptr<Server>(std::move(server));
 }

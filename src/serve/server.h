@@ -7,6 +7,7 @@
 #include "base/result.h"
 #include "cache/store.h"
 #include "engine/decoder.h"
+#include "serve/accounts.h"
 #include "serve/chat_request.h"
 #include "serve/http.h"
 #include "serve/scheduler.h"
@@ -17,6 +18,7 @@ namespace hadal::serve {
 
 struct ServerOptions {
   HttpOptions http;
+  AccountOptions accounts;
   Limits limits;
   RequestRules rules;
   bool keep_alive = true;
@@ -30,7 +32,8 @@ struct ServerOptions {
 
 class Server {
  public:
-  // The decoder and the tokenizer must outlive it. kIo: the address cannot be listened on.
+  // The decoder and the tokenizer must outlive it. kIo: the address cannot be listened on. Keys, prices and ledger fail
+  // as their files do.
   static Result<std::unique_ptr<Server>> open(engine::Decoder& decoder, const text::Tokenizer& tokenizer,
                                               const ServerOptions& options);
   virtual ~Server() = default;

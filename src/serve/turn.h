@@ -17,7 +17,8 @@ namespace hadal::serve {
 struct ApiError {
   int status = 400;
   std::string type = "invalid_request_error", code = "invalid_request_error", message;
-  std::string param;  // path of the field; empty: null
+  std::string param;    // path of the field; empty: null
+  int retry_after = 5;  // seconds; told where it may get better
 };
 inline ApiError invalid(std::string message, std::string param = "") {
   return {.message = std::move(message), .param = std::move(param)};
@@ -40,7 +41,8 @@ struct OutputFormat {
 };
 
 struct Turn {
-  std::string model;  // as it was asked for, and is echoed
+  std::string model;           // as it was asked for, and is echoed
+  std::string_view retired{};  // since when the original service refuses that name; empty: it does not
   // Chat messages: role (system, user, assistant, tool, latest_reminder), content (string), and where they apply
   // reasoning_content, tool_calls, tool_call_id, prefix, task. normalise() makes the encoder's form of them.
   json::Array messages;
@@ -56,8 +58,8 @@ struct Turn {
   std::vector<std::string> stop;
   bool stream = false, include_usage = false;
   bool logprobs = false;
-  bool with_cost = false;
-  std::string user;  // namespace of fairness and of caches, beside the key
+  bool with_cost = false;  // in its usage
+  std::string user;        // namespace of fairness and of caches, beside the key
 
   bool thinks() const { return effort != Effort::kOff; }
 };

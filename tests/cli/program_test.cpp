@@ -10,28 +10,16 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "tests/support/program.h"
 #include "tests/support/shared.h"
 
 namespace hadal {
 namespace {
 
 using testing::fixture;
+using testing::hadal;
+using testing::Outcome;
 using testing::temp_dir;
-
-struct Outcome {
-  int status = -1;
-  std::string out, err;
-};
-
-Outcome hadal(const std::string& arguments, const std::string& input = "") {
-  const std::string directory = temp_dir("cli");
-  std::ofstream(directory + "/in", std::ios::binary) << input;
-  const std::string command = std::string(HADAL_PROGRAM) + " " + arguments + " <" + directory + "/in >" + directory +
-                              "/out 2>" + directory + "/err";
-  const int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(directory + "/out").value(),
-          read_file(directory + "/err").value()};
-}
 
 const std::string& nano() {  // a synthetic model, made once
   static const std::string kDirectory = [] {

@@ -2,136 +2,19 @@
 
 #include "serve/server.h"
 
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <sys/socket.h>
-#include <unistd.h>
 #include <zlib.h>
 
-#include <atomic>
 #include <set>
 #include <thread>
 
 #include "serve/stats.h"
-#include "tests/support/fake_decoder.h"
-#include "text/tokenizer_json.h"
+#include "tests/support/served.h"
 
 namespace hadal::serve {
 namespace {
 
-using testing::FakeDecoder;
-
-const text::Tokenizer& tokenizer() {
-  static const text::Tokenizer kTokenizer =
-      text::Tokenizer::parse(json::dump(text::tokenizer_json({}, false)), "bytes").value();
-  return kTokenizer;
-}
-
-std::optional<TokenId> letter(char c) {
-  for (TokenId id = 0; id < tokenizer().size(); ++id)
-    if (tokenizer().piece(id) == std::string_view(&c, 1)) return id;
-  return std::nullopt;
-}
-
-struct Running {
-  FakeDecoder decoder{tokenizer().size(), 100000};
-  std::unique_ptr<Server> server;
-  std::thread thread;
-
-  // Answers are letters; ends false: only a limit or the client ends them.
-  explicit Running(ServerOptions options = {}, bool ends = true) {
-    options.http.port = 0;
-    decoder.first = *letter('a');
-    decoder.last = *letter('z');
-    decoder.ends = ends;
-    server = Server::open(decoder, tokenizer(), options).value();
-    thread = std::thread([this] { server->run(); });
-  }
-  ~Running() {
-    server->stop();
-    thread.join();
-  }
-};
-
-class Client {
- public:
-  explicit Client(const Running& running) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(running.server->port());
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(::connect(socket_, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
-    const timeval patience{30, 0};
-    ::setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-  }
-  Client(const Client&) = delete;
-  ~Client() { close(); }
-  void close() {
-    if (socket_ >= 0) ::close(socket_);
-    socket_ = -1;
-  }
-  void send(const std::string& text) {
-    for (size_t done = 0; done < text.size();) {
-      const ssize_t n = ::send(socket_, text.data() + done, text.size() - done, MSG_NOSIGNAL);
-      if (n <= 0) return;  // the server may have answered and closed already
-      done += static_cast<size_t>(n);
-    }
-  }
-  // Until the text holds `until`, or the other side closes.
-  std::string read(const std::string& until = "") {
-    std::string text;
-    char buffer[65536];
-    while (until.empty() || text.find(until) == std::string::npos) {
-      const ssize_t n = ::recv(socket_, buffer, sizeof buffer, 0);
-      if (n <= 0) break;
-      text.append(buffer, static_cast<size_t>(n));
-    }
-    return text;
-  }
-
- private:
-  int socket_;
-};
-
-std::string post(const std::string& path, const std::string& body, const std::string& more = "Connection: close\r\n") {
-  return "POST " + path + " HTTP/1.1\r\nHost: x\r\n" + more + "Content-Length: " + std::to_string(body.size()) +
-         "\r\n\r\n" + body;
-}
-std::string talk(const Running& running, const std::string& request) {
-  Client client(running);
-  client.send(request);
-  return client.read();
-}
-int status_of(const std::string& response) {
-  return response.size() > 12 ? std::atoi(response.c_str() + std::string("HTTP/1.1 ").size()) : 0;
-}
-json::Value body_of(const std::string& response) {
-  auto parsed = json::parse(response.substr(response.find("\r\n\r\n") + 4));
-  EXPECT_TRUE(parsed.ok()) << response;
-  return parsed.ok() ? std::move(parsed).value() : json::Value();
-}
-// The payloads of a stream: chunk framing and "data: " taken off.
-std::vector<std::string> events_of(const std::string& response) {
-  std::string text;
-  for (size_t at = response.find("\r\n\r\n") + 4; at < response.size();) {
-    const size_t size = std::stoul(response.substr(at), nullptr, 16);
-    if (size == 0) break;
-    at = response.find("\r\n", at) + 2;
-    text += response.substr(at, size);
-    at += size + 2;
-  }
-  std::vector<std::string> events;
-  for (size_t at = 0; (at = text.find("data: ", at)) != std::string::npos;) {
-    const size_t end = text.find("\n\n", at);
-    events.push_back(text.substr(at + 6, end - at - 6));
-    at = end;
-  }
-  return events;
-}
-std::string ask(const std::string& content, int max_tokens, bool stream, const std::string& more = "") {
-  return R"({"model":"hadal-nano","temperature":0,"messages":[{"role":"user","content":")" + content +
-         R"("}],"max_tokens":)" + std::to_string(max_tokens) + (stream ? R"(,"stream":true)" : "") + more + "}";
-}
+using namespace testing;
 
 // role, content, reasoning and calls of a streamed answer put together, and the last chunk
 struct Streamed {
@@ -218,21 +101,22 @@ TEST(Server, EachWrongRequestHasItsStatus) {
   EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", std::string(2000, '[')))), 400);
   EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", "\"\xff\xfe\""))), 400);
   EXPECT_EQ(status_of(talk(running, post("/v1/nothing", "{}"))), 404);
-  EXPECT_EQ(status_of(talk(running, "PUT /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")), 405);
+  EXPECT_EQ(status_of(talk(running, "PUT /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")), 405);
   EXPECT_EQ(status_of(talk(running, post("/chat/completions", "{}", "Content-Encoding: br\r\nConnection: close\r\n"))),
             415);
   EXPECT_EQ(status_of(talk(running, post("/chat/completions", std::string(200000, ' ')))), 413);
   EXPECT_EQ(status_of(talk(running, "GET / HTTP/1.1\r\nX: " + std::string(40000, 'x') + "\r\n\r\n")), 431);
   EXPECT_EQ(status_of(talk(running, "NONSENSE\r\n\r\n")), 400);
   EXPECT_EQ(status_of(talk(running, "GET /health HTTP/1.1\r\nHos")), 408);  // and never more
-  EXPECT_EQ(status_of(talk(running, "HEAD /v1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")), 200);
-  EXPECT_EQ(status_of(talk(running, "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")), 200);
+  EXPECT_EQ(status_of(talk(running, "HEAD /v1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")), 200);
+  EXPECT_EQ(status_of(talk(running, "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")), 200);
 }
 
 TEST(Server, ThePageLetsNothingElseRun) {
   const Running running;
   const auto get = [&](const std::string& path, const std::string& more = "", const char* method = "GET") {
-    return talk(running, method + (" " + path) + " HTTP/1.1\r\nHost: x\r\n" + more + "Connection: close\r\n\r\n");
+    return talk(running,
+                method + (" " + path) + " HTTP/1.1\r\nHost: localhost\r\n" + more + "Connection: close\r\n\r\n");
   };
   const std::string page = get("/");
   EXPECT_EQ(status_of(page), 200);
@@ -263,7 +147,7 @@ TEST(Server, StatsCountWhatWasDone) {
   options.card = "# A card\n";
   const Running running(options);
   const auto get = [&](const std::string& path) {
-    return talk(running, "GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    return talk(running, "GET " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
   };
   const auto number = [&](const json::Value& stats, const char* key) { return stats.find(key)->to_int64().value(); };
   const json::Value before = body_of(get("/stats"));
@@ -279,13 +163,13 @@ TEST(Server, StatsCountWhatWasDone) {
   EXPECT_EQ(number(after, "running"), 0);
   EXPECT_EQ(number(after, "finished"), 1);
   EXPECT_TRUE(get("/card").ends_with("# A card\n"));
-  EXPECT_EQ(status_of(talk(Running(), "GET /card HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")), 404);
+  EXPECT_EQ(status_of(talk(Running(), "GET /card HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")), 404);
 }
 
 TEST(Server, MetricsAreWellFormedAndTrue) {
   const Running running;
   const auto get = [&] {
-    const std::string answer = talk(running, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    const std::string answer = talk(running, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     return answer.substr(answer.find("\r\n\r\n") + 4);
   };
   EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 12, true)))), 200);
@@ -355,7 +239,8 @@ TEST(Server, EveryEndpointAnswersUnderEveryName) {
   const std::string refused = talk(running, post("/anthropic/v1/messages", R"({"model":"hadal-nano"})"));
   EXPECT_EQ(status_of(refused), 400);
   EXPECT_NE(refused.find(R"({"type":"error","error":{"type":"invalid_request_error")"), std::string::npos);
-  EXPECT_NE(talk(running, "GET /anthropic/v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").find("has_more"),
+  EXPECT_NE(talk(running, "GET /anthropic/v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                .find("has_more"),
             std::string::npos);
 }
 
@@ -390,6 +275,23 @@ TEST(Server, PagesOfOtherSitesAreRefused) {
   EXPECT_EQ(status_with("127.0.0.1:8080", "https://evil.example"), 403);
   EXPECT_EQ(status_with("127.0.0.1:8080", "null"), 403);                         // a sandboxed frame
   EXPECT_EQ(status_with("evil.example:8080", "http://evil.example:8080"), 403);  // its name points here
+  EXPECT_EQ(status_with("LOCALHOST", ""), 200);
+  EXPECT_EQ(status_with("localhost.evil.example", ""), 403);
+}
+
+// Such a name shows in the Host of what a browser gets without an Origin, too: nothing may be read under it.
+TEST(Server, WithoutKeysOnlyLoopbackNamesAreAnswered) {
+  const Running running;
+  for (const char* path : {"/", "/app.js", "/health", "/metrics", "/stats", "/card", "/v1/models", "/version"}) {
+    const auto under = [&](const std::string& host) {
+      return status_of(
+          talk(running, std::string("GET ") + path + " HTTP/1.1\r\n" + host + "Connection: close\r\n\r\n"));
+    };
+    EXPECT_EQ(under("Host: evil.example:8080\r\n"), 403) << path;
+    EXPECT_EQ(under("Host: 192.168.0.7\r\n"), 403) << path;
+    EXPECT_NE(under("Host: [::1]\r\n"), 403) << path;
+    EXPECT_NE(under(""), 403) << path;  // no browser sends none
+  }
 }
 
 TEST(Server, BodiesMayComePacked) {
@@ -408,7 +310,7 @@ TEST(Server, AConnectionServesOneRequestAfterAnother) {
   const Running running;
   Client client(running);
   for (int i = 0; i < 3; ++i) {
-    client.send("GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n");
+    client.send("GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n");
     EXPECT_EQ(status_of(client.read("]}")), 200);
     client.send(post("/v1/chat/completions", ask("x", 5, true), ""));
     EXPECT_NE(client.read("0\r\n\r\n").find("[DONE]"), std::string::npos);

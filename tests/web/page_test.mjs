@@ -2,16 +2,17 @@
 // scripted content are put in the place of the server's by the browser.
 //   node page_test.mjs HADAL MODEL [SCREENSHOTS]
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { mkdirSync, readFileSync } from "node:fs";
+import { execFileSync, spawn } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { chromium } from "playwright-core";
 
 const [program, model, pictures] = process.argv.slice(2);
 const kFlags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
                 "--disable-component-update", "--disable-sync"];
 
-function startServer(port = 0) {
-  const server = spawn(program, ["serve", "-m", model, "--port", String(port), "--threads", "1"], { stdio: ["ignore", "pipe", "inherit"] });
+function startServer(port = 0, more = []) {
+  const server = spawn(program, ["serve", "-m", model, "--port", String(port), "--threads", "1", ...more], { stdio: ["ignore", "pipe", "inherit"] });
   return new Promise((resolve, reject) => {
     let text = "";
     server.stdout.on("data", (data) => {
@@ -339,6 +340,41 @@ const tests = {
     const [request] = await Promise.all([page.waitForRequest("**/v1/models"), page.click("#settings-save")]);
     assert.equal(request.headers().authorization, "Bearer secret");
     await state.getByText("asks for an API key").waitFor();
+  },
+
+  async "a server with keys is given one"() {
+    const folder = mkdtempSync(tmpdir() + "/hadal-keys-");
+    const key = execFileSync(program, ["key", "add", folder + "/keys", "me"], { encoding: "utf8" }).trim();
+    const keyed = await startServer(0, ["--keys", folder + "/keys"]);
+    const unkeyed = url;
+    url = keyed.url;  // what counts as outside
+    try {
+      const page = await newPage();
+      await page.goto(url);
+      await page.waitForSelector("#settings[open] #key:visible");
+      await page.getByText("This server asks for one.").waitFor();
+      await picture(page, "key-light");
+      await page.fill("#key", "sk-0123456789abcdef");
+      await page.click("#settings-save");
+      await page.getByText("This server does not know this one.").waitFor();
+      await page.fill("#key", key);
+      await page.click("#settings-save");
+      await page.waitForFunction(() => document.querySelector("#model").value !== "");
+      await ask(page, "hello");
+      await page.waitForSelector(".assistant");
+      await idle(page);
+      assert.equal(await page.locator(".assistant .state").getByText("API key").count(), 0);
+      await page.reload();  // it is kept
+      await page.waitForFunction(() => document.querySelector("#model").value !== "");
+      assert.equal(await page.locator("#settings[open]").count(), 0);
+    } finally {
+      url = unkeyed;
+      keyed.server.removeAllListeners("exit");
+      const ended = new Promise((resolve) => keyed.server.on("exit", resolve));
+      keyed.server.kill("SIGTERM");
+      await ended;
+      rmSync(folder, { recursive: true });
+    }
   },
 
   async "dark by the system and by choice"() {

@@ -863,6 +863,7 @@ function openSettings(forKey = false) {
   closeMenu(false);
   $("key").value = store.get("hadal.key") || "";
   $("key-row").hidden = !forKey && !$("key").value;
+  $("key-said").textContent = forKey && $("key").value ? "This server does not know this one." : "This server asks for one.";
   $("system").value = current.system;
   $("tools").value = current.tools;
   $("temperature").value = current.temperature ?? "";

@@ -1,0 +1,79 @@
+// Who may ask, how much, and what it costs: keys, limits, prices, balances and the ledger in one place. Each part may
+// be absent: without keys everybody is let in, without prices nothing costs, without a ledger nothing is kept.
+//
+// Threads: finished() and seen() by any; everything else by the server's.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+#include "serve/http.h"
+#include "serve/keys.h"
+#include "serve/ledger.h"
+#include "serve/minute.h"
+#include "serve/prices.h"
+#include "serve/turn.h"
+
+namespace hadal::serve {
+
+struct AccountOptions {
+  std::string keys, prices, ledger;  // files; empty: none
+};
+
+class Accounts {
+ public:
+  static Result<std::unique_ptr<Accounts>> open(const AccountOptions& options);
+
+  bool has_keys() const { return !options_.keys.empty(); }
+  bool has_prices() const { return prices_.has_value(); }
+  bool is_granted() const;  // some key has a balance
+  size_t n_keys() const { return keys_.size(); }
+
+  // Reads the keys again when their file changed. A file that is broken changes nothing and is one line on stderr.
+  void reload();
+
+  // The name of the key that a request brings; empty without keys. 401: none of those it brings is one.
+  std::variant<std::string, ApiError> name_of(const HttpRequest& request) const;
+  // 402: nothing is left. 429: too much within a minute.
+  std::optional<ApiError> refusal(const std::string& name, double now);
+  int64_t concurrent(const std::string& name) const;  // answers at once; 0: no limit of its own
+  // Counts a request that was let in. now: as in refusal().
+  void started(const std::string& name, int64_t prompt_tokens, double now);
+  // Counts, prices and notes it. nullopt: it has no price.
+  std::optional<PicoUsd> finished(LedgerRow row, double now);
+
+  json::Value balance(const std::string& name) const;
+
+  struct Seen {
+    Cost cost;  // since the start
+    Ledger::Seen ledger;
+  };
+  Seen seen() const;
+
+ private:
+  explicit Accounts(AccountOptions options) : options_(std::move(options)) {}
+  const Key* key(const std::string& name) const;
+  PicoUsd spent(const std::string& name) const;
+
+  struct Account {
+    LastMinute requests, tokens;
+    PicoUsd spent = 0;  // ever
+  };
+
+  const AccountOptions options_;
+  std::vector<Key> keys_;
+  std::string keys_stamp_;  // of the file as it was read last
+  std::optional<PriceTable> prices_;
+
+  mutable std::mutex mutex_;  // of what follows
+  std::unordered_map<std::string, Account> accounts_;
+  Cost cost_;
+  std::unique_ptr<Ledger> ledger_;  // has its own
+};
+
+}  // namespace hadal::serve

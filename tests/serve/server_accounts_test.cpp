@@ -1,0 +1,338 @@
+// Keys, limits and money over real sockets: each status, its words, its headers.
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "base/file.h"
+#include "base/output_file.h"
+#include "tests/support/served.h"
+#include "tests/support/shared.h"
+
+namespace hadal::serve {
+namespace {
+
+using namespace testing;
+
+const std::string kA = "sk-aaaaaaaaaaaaaaaa", kB = "sk-bbbbbbbbbbbbbbbb";
+
+struct Bank {
+  const std::string directory = temp_dir("bank");
+  ServerOptions options;
+
+  explicit Bank(const std::string& more_of_a = "") {
+    options.accounts = {directory + "/keys", directory + "/prices", directory + "/ledger"};
+    write_keys(more_of_a);
+    const std::string prices = R"({"default": "deepseek-v4-flash", "models": {
+        "deepseek-v4-flash": [{"from": "2020-01-01", "hit": 1, "miss": 10, "output": 100}],
+        "deepseek-v4-pro": [{"from": "2020-01-01", "hit": 2, "miss": 20, "output": 200}],
+        "deepseek-chat": [{"from": "2020-01-01", "alias_of": "deepseek-v4-flash"},
+                          {"from": "2020-01-02", "retired": true}]}})";
+    EXPECT_TRUE(write_file(options.accounts.prices, prices).ok());
+  }
+  void write_keys(const std::string& more_of_a) const {
+    EXPECT_TRUE(write_file(options.accounts.keys, R"({"name": "a", "sha256": ")" + key_hash(kA) + "\"" + more_of_a +
+                                                      "}\n" + R"({"name": "b", "sha256": ")" + key_hash(kB) + "\"}\n")
+                    .ok());
+  }
+};
+
+std::string bearer(const std::string& key) { return "Authorization: Bearer " + key + "\r\nConnection: close\r\n"; }
+std::string get(const Running& running, const std::string& path, const std::string& more = "Connection: close\r\n",
+                const std::string& method = "GET") {
+  return talk(running, method + " " + path + " HTTP/1.1\r\nHost: served.example\r\n" + more + "\r\n");
+}
+std::string message_of(const std::string& response) {
+  return body_of(response).find("error")->find("message")->as_string();
+}
+std::string error_of(const std::string& response) {  // type / code
+  const json::Value body = body_of(response);
+  return body.find("error")->find("type")->as_string() + " / " + body.find("error")->find("code")->as_string();
+}
+std::string header_of(const std::string& response, const std::string& name) {
+  const std::string head = response.substr(0, response.find("\r\n\r\n"));
+  const size_t at = head.find("\r\n" + name + ": ");
+  if (at == std::string::npos) return "";
+  const size_t begin = at + 4 + name.size();
+  return head.substr(begin, head.find("\r\n", begin) - begin);
+}
+template <class F>
+bool eventually(F&& f) {
+  for (int i = 0; i < 3000; ++i) {
+    if (f()) return true;
+    ::usleep(10000);
+  }
+  return false;
+}
+const std::string kMessages = R"({"model":"hadal-nano","max_tokens":5,"messages":[{"role":"user","content":"x"}]})";
+
+TEST(ServerKeys, AllButHealthAndThePageAskForOne) {
+  const Bank bank;
+  const Running running(bank.options);
+  for (const char* path : {"/", "/app.js", "/index.html", "/health", "/healthz", "/ready"})
+    EXPECT_EQ(status_of(get(running, path)), 200) << path;
+  EXPECT_EQ(status_of(get(running, "/v1", "Connection: close\r\n", "HEAD")), 200);
+  for (const char* path : {"/v1/models", "/models/hadal-nano", "/version", "/stats", "/metrics", "/card",
+                           "/user/balance", "/v1/user/balance", "/nothing", "/anthropic/v1/models", "/healthy"}) {
+    const std::string refused = get(running, path);
+    EXPECT_EQ(status_of(refused), 401) << path;
+    EXPECT_EQ(message_of(refused), "Authentication Fails (auth header format should be Bearer sk-...)");
+    EXPECT_EQ(error_of(refused), "authentication_error / invalid_request_error");
+    EXPECT_NE(status_of(get(running, path, bearer(kA))), 401) << path;
+  }
+  for (const char* path : {"/chat/completions", "/completions", "/responses", "/tokenize", "/detokenize", "/messages",
+                           "/messages/count_tokens", "/files"})
+    EXPECT_EQ(status_of(talk(running, post(path, "{}"))), 401) << path;
+  const std::string wrong = get(running, "/v1/models", bearer("sk-0000000000wxyz"));
+  EXPECT_EQ(status_of(wrong), 401);
+  EXPECT_EQ(message_of(wrong), "Authentication Fails, Your api key: ****wxyz is invalid");
+  EXPECT_EQ(wrong.find("0000000"), std::string::npos);
+  const std::string anthropic = talk(running, post("/anthropic/v1/messages", kMessages,
+                                                   "x-api-key: sk-0123456789wxyz\r\n"
+                                                   "Connection: close\r\n"));
+  EXPECT_EQ(status_of(anthropic), 401);
+  EXPECT_NE(anthropic.find(R"({"type":"error","error":{"type":"authentication_error","message":"Authentication Fails)"),
+            std::string::npos);
+  EXPECT_EQ(status_of(get(running, "/v1/models", "x-api-key: " + kB + "\r\nConnection: close\r\n")), 200);
+  EXPECT_EQ(status_of(get(running, "/v1/models", "x-api-key: " + kB + "\r\n" + bearer("wrong"))), 200);
+  // Other names and pages are fine, with a key.
+  EXPECT_EQ(status_of(get(running, "/v1/models", "Origin: https://served.example\r\n" + bearer(kB))), 200);
+  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 5, false), bearer(kA)))), 200);
+  EXPECT_EQ(status_of(talk(running, post("/v1/messages", kMessages, bearer(kA)))), 200);
+}
+
+TEST(ServerKeys, WithoutOneNoBodyIsRead) {
+  const Bank bank;
+  const Running running(bank.options);
+  const std::string head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n";
+  for (const char* more : {"", "Expect: 100-continue\r\n"}) {
+    const std::string refused = talk(running, head + more + "\r\n");  // and never the body
+    EXPECT_EQ(status_of(refused), 401);
+    EXPECT_EQ(header_of(refused, "Connection"), "close");
+  }
+  const std::string whole = talk(running, head + "\r\n" + std::string(60000000, ' '));
+  EXPECT_EQ(status_of(whole), 401);
+  Client client(running);  // what has no body keeps its connection
+  for (int i = 0; i < 2; ++i) {
+    client.send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+    EXPECT_EQ(status_of(client.read("}")), 200);
+  }
+}
+
+TEST(ServerKeys, ChangeWhileItRuns) {
+  const Bank bank;
+  const Running running(bank.options);
+  const std::string secret = new_key();
+  Key key;
+  key.name = "c";
+  key.hash = key_hash(secret);
+  EXPECT_EQ(status_of(get(running, "/v1/models", bearer(secret))), 401);
+  ASSERT_TRUE(add_key(bank.options.accounts.keys, key).ok());
+  EXPECT_TRUE(eventually([&] { return status_of(get(running, "/v1/models", bearer(secret))) == 200; }));
+  ASSERT_TRUE(remove_key(bank.options.accounts.keys, "a").ok());
+  EXPECT_TRUE(eventually([&] { return status_of(get(running, "/v1/models", bearer(kA))) == 401; }));
+  EXPECT_EQ(status_of(get(running, "/v1/models", bearer(secret))), 200);
+}
+
+TEST(ServerKeys, LimitsAre429WithWhenToComeAgain) {
+  const Bank bank(R"(, "requests_per_minute": 2)");
+  const Running running(bank.options);
+  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", "{}", bearer(kA)))), 400);  // does not count
+  for (int i = 0; i < 2; ++i)
+    EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 2, false), bearer(kA)))), 200);
+  for (const char* path : {"/v1/chat/completions", "/anthropic/v1/messages"}) {
+    const std::string refused = talk(running, post(path, kMessages, bearer(kA)));
+    EXPECT_EQ(status_of(refused), 429);
+    EXPECT_EQ(message_of(refused), "Rate limit reached: 2 requests per minute");
+    EXPECT_EQ(error_of(refused), "rate_limit_error / rate_limit_exceeded");
+    const int wait = std::atoi(header_of(refused, "retry-after").c_str());
+    EXPECT_GE(wait, 1);
+    EXPECT_LE(wait, 61);
+  }
+  EXPECT_EQ(status_of(get(running, "/v1/models", bearer(kA))), 200);  // costs nothing
+  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 2, false), bearer(kB)))), 200);
+}
+
+TEST(ServerKeys, TokensAreCountedWithTheAnswer) {
+  const Bank bank(R"(, "tokens_per_minute": 8)");
+  const Running running(bank.options);
+  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 4, false), bearer(kA)))), 200);
+  const std::string refused = talk(running, post("/v1/chat/completions", ask("x", 4, false), bearer(kA)));
+  EXPECT_EQ(status_of(refused), 429);
+  EXPECT_EQ(message_of(refused), "Rate limit reached: 8 tokens per minute");
+  EXPECT_NE(header_of(refused, "retry-after"), "");
+}
+
+TEST(ServerKeys, ConcurrencyIsThatOfTheKey) {
+  const Bank bank(R"(, "concurrent": 1)");
+  const Running running(bank.options, false);
+  Client first(running);
+  first.send(post("/v1/chat/completions", ask("endless", 90000, true), "Authorization: Bearer " + kA + "\r\n"));
+  first.read("reasoning_content");
+  const std::string refused = talk(running, post("/v1/chat/completions", ask("x", 2, false), bearer(kA)));
+  EXPECT_EQ(status_of(refused), 429);
+  EXPECT_EQ(message_of(refused), "Rate limit reached: 1 concurrent requests");
+  EXPECT_EQ(header_of(refused, "retry-after"), "1");
+  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 2, false), bearer(kB)))), 200);
+  first.close();
+  EXPECT_TRUE(eventually(
+      [&] { return status_of(talk(running, post("/v1/chat/completions", ask("x", 2, false), bearer(kA)))) == 200; }));
+}
+
+TEST(ServerMoney, AnswersSayWhatTheyCost) {
+  const Bank bank;
+  const Running running(bank.options);
+  const std::string with_cost = R"(,"usage":{"include":true},"thinking":{"type":"disabled"})";
+  const auto expected = [](const json::Value& usage, double miss, double output) {
+    return 1e-6 * (miss * static_cast<double>(*usage.find("prompt_tokens")->to_int64()) +
+                   output * static_cast<double>(*usage.find("completion_tokens")->to_int64()));
+  };
+  const std::string whole = talk(running, post("/v1/chat/completions", ask("one", 9, false, with_cost), bearer(kA)));
+  const json::Value usage = *body_of(whole).find("usage");
+  ASSERT_TRUE(usage.find("cost_usd")) << whole;
+  EXPECT_NEAR(*usage.find("cost_usd")->to_double(), expected(usage, 10, 100), 1e-12);
+  EXPECT_NEAR(std::stod(header_of(whole, "x-hadal-cost-usd")), expected(usage, 10, 100), 1e-12);
+
+  const std::string unasked = talk(running, post("/v1/chat/completions", ask("two", 9, false), bearer(kA)));
+  EXPECT_EQ(unasked.find("cost_usd"), std::string::npos);
+  EXPECT_NE(header_of(unasked, "x-hadal-cost-usd"), "");
+
+  // Pro by its name; a stream tells at its end, when its headers are long sent.
+  std::string body = ask("three", 9, true, with_cost);
+  body.replace(body.find("hadal-nano"), 10, "deepseek-v4-pro");
+  const std::string stream = talk(running, post("/v1/chat/completions", body, bearer(kA)));
+  EXPECT_EQ(header_of(stream, "x-hadal-cost-usd"), "");
+  const auto events = events_of(stream);
+  ASSERT_GE(events.size(), 2u);
+  const auto last = json::parse(events[events.size() - 2]);
+  const json::Value streamed = *last.value().find("usage");
+  ASSERT_TRUE(streamed.find("cost_usd")) << stream;
+  EXPECT_NEAR(*streamed.find("cost_usd")->to_double(), expected(streamed, 20, 200), 1e-12);
+
+  for (const auto& [path, rest] : std::vector<std::pair<std::string, std::string>>{
+           {"/v1/messages", R"("max_tokens":5,"messages":[{"role":"user","content":"x"}])"},
+           {"/v1/responses", R"("max_output_tokens":5,"input":"x")"},
+           {"/v1/completions", R"("max_tokens":5,"prompt":"x")"}})
+    for (const char* streams : {"false", "true"}) {
+      const std::string answer = talk(running, post(path,
+                                                    R"({"model":"hadal-nano","usage":{"include":true},"stream":)" +
+                                                        std::string(streams) + "," + rest + "}",
+                                                    bearer(kA)));
+      EXPECT_EQ(status_of(answer), 200) << answer;
+      EXPECT_NE(answer.find("\"cost_usd\":"), std::string::npos) << path << answer;
+    }
+  const std::string metrics = get(running, "/metrics", bearer(kB));
+  EXPECT_NE(metrics.find("hadal_cost_usd_total{model=\"hadal-nano\",kind=\"output\"} 0.00"), std::string::npos);
+  EXPECT_EQ(metrics.find("hadal_cost_usd_total{model=\"hadal-nano\",kind=\"output\"} 0.00\n"), std::string::npos);
+}
+
+TEST(ServerMoney, RetiredNamesAreWarnedAboutAtFlashsPrice) {
+  const Bank bank;
+  const Running running(bank.options);
+  std::string body = ask("x", 3, false, R"(,"usage":{"include":true})");
+  body.replace(body.find("hadal-nano"), 10, "deepseek-chat");
+  const std::string answer = talk(running, post("/v1/chat/completions", body, bearer(kA)));
+  EXPECT_EQ(status_of(answer), 200);
+  EXPECT_EQ(header_of(answer, "deprecation"), "@1784851200");
+  EXPECT_EQ(header_of(answer, "x-hadal-warning"), "deepseek-chat is a retired name since 2026-07-24");
+  const json::Value usage = *body_of(answer).find("usage");
+  EXPECT_NEAR(
+      *usage.find("cost_usd")->to_double(),
+      1e-6 * (10 * *usage.find("prompt_tokens")->to_double() + 100 * *usage.find("completion_tokens")->to_double()),
+      1e-12);
+  EXPECT_EQ(header_of(talk(running, post("/v1/chat/completions", ask("x", 3, false), bearer(kA))), "deprecation"), "");
+}
+
+TEST(ServerMoney, AnEmptyBalanceIs402AndSurvivesARestart) {
+  const Bank bank(R"(, "granted_usd": 0.0015)");
+  const auto total = [](const Running& running) {
+    const json::Value balance = body_of(get(running, "/user/balance", bearer(kA)));
+    return std::pair{balance.find("is_available")->as_bool(),
+                     balance.find("balance_infos")->as_array()[0].find("total_balance")->as_string()};
+  };
+  {
+    const Running running(bank.options);
+    EXPECT_EQ(total(running), (std::pair{true, std::string("0.0015")}));
+    int n = 0;
+    while (status_of(talk(running, post("/v1/chat/completions", ask("x", 8, false), bearer(kA)))) == 200 && n < 50) ++n;
+    EXPECT_GT(n, 1);
+    EXPECT_LT(n, 50);
+    EXPECT_EQ(total(running), (std::pair{false, std::string("0.00")}));
+  }
+  const Running running(bank.options);
+  for (const char* path : {"/v1/chat/completions", "/v1/responses", "/completions"}) {
+    const std::string refused = talk(running, post(path, "{}", bearer(kA)));
+    EXPECT_EQ(status_of(refused), 402) << path;
+    EXPECT_EQ(message_of(refused), "Insufficient Balance");
+    EXPECT_EQ(error_of(refused), "unknown_error / invalid_request_error");
+  }
+  const std::string anthropic = talk(running, post("/anthropic/v1/messages", kMessages, bearer(kA)));
+  EXPECT_EQ(status_of(anthropic), 402);
+  EXPECT_NE(anthropic.find(R"("type":"billing_error")"), std::string::npos);
+  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 8, false), bearer(kB)))), 200);
+  EXPECT_EQ(status_of(get(running, "/v1/models", bearer(kA))), 200);
+  bank.write_keys(R"(, "granted_usd": 1)");
+  EXPECT_TRUE(eventually([&] { return total(running).first; }));
+  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 8, false), bearer(kA)))), 200);
+}
+
+TEST(ServerMoney, TheLedgerHasARowForEachAnswerAndNoText) {
+  const Bank bank;
+  {
+    const Running running(bank.options, false);
+    const std::string body = ask("a secret question", 6, false, R"(,"user_id":"somebody")");
+    EXPECT_EQ(status_of(talk(running, post("/beta/v1/chat/completions", body, bearer(kA)))), 200);
+    EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", "{}", bearer(kA)))), 400);  // no answer, no row
+    Client leaver(running);
+    leaver.send(post("/v1/messages",
+                     R"({"model":"deepseek-v4-pro","max_tokens":90000,"stream":true,)"
+                     R"("messages":[{"role":"user","content":"x"}]})",
+                     "x-api-key: " + kB + "\r\n"));
+    leaver.read("content_block_delta");
+    leaver.close();
+    EXPECT_TRUE(eventually([&] {
+      return get(running, "/metrics", bearer(kA)).find("hadal_ledger_rows_total{model=\"hadal-nano\"} 2\n") !=
+             std::string::npos;
+    }));
+  }
+  const auto file = LedgerFile::open_to_read(bank.options.accounts.ledger).value();
+  const auto sums = file.sums(LedgerFile::By::kKey).value();
+  ASSERT_EQ(sums.size(), 2u);
+  EXPECT_EQ(sums[0].name, "a");
+  EXPECT_EQ(sums[0].output_tokens, 6);
+  EXPECT_EQ(sums[0].reasoning_tokens, 6);
+  EXPECT_EQ(sums[0].cost, (sums[0].prompt_tokens * 10 + 600) * 1'000'000);
+  EXPECT_EQ(sums[1].name, "b");
+  EXPECT_GT(sums[1].output_tokens, 0);  // who leaves has had what he had
+  EXPECT_EQ(sums[1].cost, (sums[1].prompt_tokens * 20 + sums[1].output_tokens * 200) * 1'000'000);
+  const auto endpoints = file.sums(LedgerFile::By::kEndpoint).value();
+  ASSERT_EQ(endpoints.size(), 2u);
+  EXPECT_EQ(endpoints[0].name, "/chat/completions");
+  EXPECT_EQ(endpoints[1].name, "/messages");
+  for (const std::string& path : {bank.options.accounts.ledger, bank.options.accounts.keys}) {
+    const std::string bytes = read_file(path).value();
+    for (const char* never : {"secret question", "somebody", kA.c_str(), kB.c_str()})
+      EXPECT_EQ(bytes.find(never), std::string::npos) << path << " holds " << never;
+  }
+}
+
+TEST(ServerMoney, WithoutKeysEverythingCostsAndNothingIsRefused) {
+  Bank bank;
+  bank.options.accounts.keys.clear();
+  const Running running(bank.options);
+  const std::string answer = talk(running, post("/v1/chat/completions", ask("x", 3, false)));
+  EXPECT_EQ(status_of(answer), 200);
+  EXPECT_NE(header_of(answer, "x-hadal-cost-usd"), "");
+  const std::string balance =
+      talk(running, "GET /user/balance HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+  EXPECT_TRUE(balance.ends_with(R"({"is_available":true,"balance_infos":[{"currency":"USD","total_balance":"0.00",)"
+                                R"("granted_balance":"0.00","topped_up_balance":"0.00"}]})"))
+      << balance;
+  const std::string none =
+      talk(Running(), post("/v1/chat/completions", ask("x", 3, false, R"(,"usage":{"include":true})")));
+  EXPECT_EQ(status_of(none), 200);
+  EXPECT_EQ(none.find("cost"), std::string::npos);  // no prices, no cost
+}
+
+}  // namespace
+}  // namespace hadal::serve
