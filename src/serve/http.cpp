@@ -219,6 +219,7 @@ class Server final : public HttpServer {
         co_return;
       }
       auto request = parser.release();
+      const unsigned version = request.version();
       const bool keep_alive = request.keep_alive(), is_head = request.method() == http::verb::head;
       HttpRequest plain{
           .method = std::string(request.method_string()), .path = {}, .query = {}, .headers = {}, .body = {}};
@@ -232,14 +233,14 @@ class Server final : public HttpServer {
       handler_(std::move(plain), reply);
       auto watching = std::make_shared<bool>(true);
       asio::co_spawn(context_, watch(stream, reply, watching), asio::detached);
-      const bool sent = co_await answer(stream, *reply, keep_alive, is_head);
+      const bool sent = co_await answer(stream, *reply, keep_alive, is_head, version);
       *watching = false;
       stream.socket().cancel(ec);
       if (!sent) {
         reply->lose();
         co_return;
       }
-      if (!keep_alive) break;
+      if (!keep_alive || (version < 11 && !reply->whole)) break;  // HTTP/1.0 has no chunks: the close is the end
     }
     stream.socket().shutdown(tcp::socket::shutdown_send, ec);
   }
@@ -272,7 +273,8 @@ class Server final : public HttpServer {
   }
 
   // false: the client is gone.
-  asio::awaitable<bool> answer(beast::tcp_stream& stream, Reply& reply, bool keep_alive, bool is_head) {
+  asio::awaitable<bool> answer(beast::tcp_stream& stream, Reply& reply, bool keep_alive, bool is_head,
+                               unsigned version) {
     error_code ec;
     const auto wait = [&]() -> asio::awaitable<void> {
       reply.wake().expires_at(asio::steady_timer::time_point::max());
@@ -283,7 +285,7 @@ class Server final : public HttpServer {
     if (reply.gone) co_return false;
     if (reply.whole) {
       http::response<http::string_body> response;
-      response.version(11);
+      response.version(version);
       fill(response, reply, keep_alive);
       response.body() = std::move(reply.body);
       response.prepare_payload();
@@ -297,9 +299,10 @@ class Server final : public HttpServer {
       co_return !ec;
     }
     http::response<http::empty_body> head;
-    head.version(11);
-    fill(head, reply, keep_alive);
-    head.chunked(true);
+    const bool has_chunks = version >= 11;
+    head.version(version);
+    fill(head, reply, keep_alive && has_chunks);
+    if (has_chunks) head.chunked(true);
     http::response_serializer<http::empty_body> serializer(head);
     co_await http::async_write_header(stream, serializer, asio::redirect_error(asio::use_awaitable, ec));
     while (!ec && !reply.gone) {
@@ -313,10 +316,14 @@ class Server final : public HttpServer {
       reply.queued -= chunk.size();
       if (chunk.empty()) continue;  // an empty chunk would be the end
       const Deadline deadline(context_, stream, options_.write_seconds);
-      co_await asio::async_write(stream, http::make_chunk(asio::buffer(chunk)),
-                                 asio::redirect_error(asio::use_awaitable, ec));
+      if (has_chunks) {
+        co_await asio::async_write(stream, http::make_chunk(asio::buffer(chunk)),
+                                   asio::redirect_error(asio::use_awaitable, ec));
+      } else {
+        co_await asio::async_write(stream, asio::buffer(chunk), asio::redirect_error(asio::use_awaitable, ec));
+      }
     }
-    if (!ec && !reply.gone)
+    if (has_chunks && !ec && !reply.gone)
       co_await asio::async_write(stream, http::make_chunk_last(), asio::redirect_error(asio::use_awaitable, ec));
     co_return !ec && !reply.gone;
   }
