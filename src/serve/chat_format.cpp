@@ -127,7 +127,7 @@ class ChatFormat final : public Format {
                                 {"choices", json::Array{json::Object{{"index", 0},
                                                                      {"message", std::move(message)},
                                                                      {"logprobs", take_logprobs(answer)},
-                                                                     {"finish_reason", finish_name(answer.ending)}}}},
+                                                                     {"finish_reason", finish(answer)}}}},
                                 {"usage", usage_of(answer, thinks_)},
                                 {"system_fingerprint", context_.fingerprint}});
   }

@@ -242,14 +242,11 @@ TEST(Conformance, EveryCase) {
       const Value* settings = test.find("server");
       auto& running = servers[settings ? json::dump(*settings) : ""];
       if (!running) running = std::make_unique<Running>(settings ? *settings : Value(json::Object{}));
-      const auto began = std::chrono::steady_clock::now();
       run_case(test, running->port());
-      if (std::chrono::steady_clock::now() - began > std::chrono::milliseconds(700))
-        std::fprintf(stderr, "SLOW %s\n", word(test, "name").c_str());
       ++n;
     }
   }
-  EXPECT_GT(n, 100);
+  EXPECT_GT(n, 250);
 }
 
 }  // namespace
