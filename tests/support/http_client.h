@@ -19,6 +19,8 @@ class HttpClient {
   bool send(const std::string& text);               // false: the other side has closed
   std::string read(const std::string& until = "");  // until the text holds `until`, or the other side closes
 
+  int socket() const { return socket_; }
+
  private:
   int socket_;
 };
