@@ -43,12 +43,16 @@ Seen parse(std::string text, bool thinking, bool cut, std::mt19937* rng, int* re
       {kUser, ServingParser::Special::kOther}};
   ServingParser parser(thinking, tools());
   Seen seen;
-  size_t told = 0;  // of what was fed
+  std::string fed;  // with blanks for specials
+  size_t told = 0;
   const auto take = [&](const std::vector<Delta>& deltas) {
     for (const Delta& delta : deltas) {
       if (delta.kind == Delta::Kind::kReasoning || delta.kind == Delta::Kind::kContent) {
         EXPECT_GE(delta.begin, told);
         told = delta.begin + 1;
+        if (delta.text.find("｜｜DSML｜｜") == std::string::npos) {
+          EXPECT_EQ(fed.substr(delta.begin, delta.text.size()), delta.text) << text;
+        }
       }
       if (delta.kind == Delta::Kind::kReasoning) seen.reasoning += delta.text;
       if (delta.kind == Delta::Kind::kContent) seen.content += delta.text;
@@ -65,6 +69,7 @@ Seen parse(std::string text, bool thinking, bool cut, std::mt19937* rng, int* re
     for (size_t at = 0; at < piece.size() && !parser.over();) {
       size_t n = rng ? 1 + (*rng)() % 7 : piece.size() - at;
       while (at + n < piece.size() && (static_cast<unsigned char>(piece[at + n]) & 0xC0) == 0x80) ++n;
+      fed += piece.substr(at, n);
       take(parser.text(piece.substr(at, n)));
       at += n;
     }
@@ -78,7 +83,11 @@ Seen parse(std::string text, bool thinking, bool cut, std::mt19937* rng, int* re
         which = &special;
       }
     plain(text.substr(0, first));
-    if (which && !parser.over()) take(parser.special(which->second, which->first));
+    if (which && !parser.over()) {
+      const auto deltas = parser.special(which->second, which->first);
+      fed.resize(parser.n_fed(), ' ');
+      take(deltas);
+    }
     text.erase(0, first + (which ? which->first.size() : 0));
   }
   take(parser.finish(cut));
@@ -283,6 +292,58 @@ TEST(ServingParser, AHeaderThatNeverEndsIsTheSameForEverySplit) {
   const std::string text = kOpen + invoke("get", parameter(std::string(700, 'k'), "v")) + kClose;
   const Seen whole = parse(text, false, false, nullptr);
   for (int i = 0; i < 40; ++i) EXPECT_EQ(parse(text, false, false, &rng), whole);
+}
+
+// Tags, halves of tags and text in any order.
+TEST(ServingParser, AnyTextIsTheSameForEverySplit) {
+  const std::string pieces[] = {kOpen,
+                                kClose,
+                                kBern,
+                                kPlain,
+                                "<｜DSML｜",
+                                "</｜DSML｜",
+                                "<｜DSML｜invoke name=\"get\">",
+                                "</｜DSML｜invoke>",
+                                "<｜DSML｜parameter name=\"where\">",
+                                "<｜DSML｜parameter name=\"city\" string=\"true\">",
+                                "</｜DSML｜parameter>",
+                                "<think>",
+                                "</think>",
+                                "<｜User｜>",
+                                "｜DSML｜",
+                                "\n",
+                                "\n\n",
+                                "<",
+                                "</",
+                                ">",
+                                "\"",
+                                "{",
+                                "}",
+                                " ",
+                                "text",
+                                "é",
+                                "<tool_calls>",
+                                "<tool_ca",
+                                "</tool_calls>",
+                                "<invoke name=\"get\">",
+                                "</invoke>",
+                                "<parameter name=\"city\">",
+                                "</parameter>",
+                                "<DSML｜tool_calls>",
+                                "tool_calls>",
+                                "invoke",
+                                "parameter",
+                                " name=\"x\"",
+                                "1",
+                                "[1,]"};
+  std::mt19937 rng(13);
+  for (int i = 0; i < 20000; ++i) {
+    std::string text;
+    for (size_t n = rng() % 14; n > 0; --n) text += pieces[rng() % std::size(pieces)];
+    const bool thinking = rng() % 2, cut = rng() % 4 == 0;
+    const Seen whole = parse(text, thinking, cut, nullptr);
+    for (int k = 0; k < 3; ++k) ASSERT_EQ(parse(text, thinking, cut, &rng), whole) << text << "\nrow " << i;
+  }
 }
 
 // Well-formed texts are what the strict parser says, and of whatever is not nothing ever leaks.
