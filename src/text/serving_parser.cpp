@@ -68,6 +68,9 @@ bool is_wrapper(std::string_view word) {
   return distance(word, "tool_calls") <= 2 || distance(word, "function_calls") <= 2;
 }
 
+// Bytes at the end of a text that may begin a tag.
+size_t beginning(std::string_view text) { return text.ends_with("</") ? 2 : text.ends_with('<') ? 1 : 0; }
+
 std::string attribute(const std::string& header, const std::string& name) {
   const size_t at = header.find(name + "=\"");
   if (at == std::string::npos) return "";
@@ -234,11 +237,21 @@ size_t ServingParser::header_end(size_t begin, std::string_view ends) const {
   bool quoted = false;
   for (size_t i = begin; i < held_.size(); ++i) {
     if (i - begin >= kMostHeader) return i;
+    if (held_[i] == kOtherMark) {
+      i = held_.find(kOtherMark, i + 1);
+      continue;
+    }
     if (held_[i] == '"') quoted = !quoted;
     const bool is_end = ends.find(held_[i]) != std::string_view::npos;
     if (is_end && (!quoted || held_[i] == '\n')) return i;
   }
   return std::string::npos;
+}
+
+// What follows this held text stands at the beginning of a line.
+bool ServingParser::ends_line(std::string_view text) const {
+  const std::string shown = visible(text, false);
+  return shown.empty() ? at_line_ : shown.back() == '\n';
 }
 
 // Where a plain block's opener stands at the beginning of a line; npos: nowhere.
@@ -247,21 +260,19 @@ size_t ServingParser::find_opener(std::string_view text) const {
   if (tools_.empty() || state_ != State::kContent) return first;
   for (const std::string_view opener : kPlainOpeners)
     for (size_t at = text.find(opener); at < first; at = text.find(opener, at + 1))
-      if (at == 0 ? at_line_ : text[at - 1] == '\n') first = at;
+      if (ends_line(text.substr(0, at))) first = at;
   return first;
 }
 
 // From where on the text may become the beginning of a tag: "<", "</", a plain opener, and the newlines before it that
 // belong to the wrapper.
 size_t ServingParser::undecided(std::string_view text) const {
-  size_t n = text.size();
-  n -= text.ends_with("</") ? 2 : text.ends_with("<") ? 1 : 0;
+  size_t n = text.size() - beginning(text);
   if (!tools_.empty() && state_ == State::kContent)
     for (const std::string_view opener : kPlainOpeners)
       for (size_t length = std::min(text.size(), opener.size() - 1); length > 1; --length) {
         const size_t at = text.size() - length;
-        if (text.substr(at) == opener.substr(0, length) && (at == 0 ? at_line_ : text[at - 1] == '\n'))
-          n = std::min(n, at);
+        if (text.substr(at) == opener.substr(0, length) && ends_line(text.substr(0, at))) n = std::min(n, at);
       }
   for (int i = 0; i < 2 && n > 0 && text[n - 1] == '\n'; ++i) --n;
   return n;
@@ -321,9 +332,8 @@ bool ServingParser::plain(bool final) {
     }
     return true;
   }
-  const bool begins_line = before.empty() ? at_line_ : before.back() == '\n';
-  if (opens && !reasons && tag.word == "invoke" && begins_line) {  // without its wrapper
-    while (before.ends_with("\n")) before.remove_suffix(1);
+  if (opens && !reasons && tag.word == "invoke" && ends_line(before)) {  // without its wrapper
+    for (int i = 0; i < 2 && before.ends_with('\n'); ++i) before.remove_suffix(1);
     tell_plain(kind, before.size());
     trial_in_reasoning_ = false;
     state_ = State::kTrial;
@@ -332,15 +342,24 @@ bool ServingParser::plain(bool final) {
   tell_plain(kind, before.size());
   tag.end -= tag.begin;
   tag.begin = 0;
-  if (!final && held_.size() <= tag.end + kMostWord && held_.find_first_of(">\n") == std::string::npos) return false;
+  if (!final && held_.size() <= tag.end + kMostWord && find_close(0) == std::string::npos) return false;
   leave_out(tag);
   return true;
+}
+
+// The first bracket or newline that is no part of a special token.
+size_t ServingParser::find_close(size_t from) const {
+  for (size_t i = from; i < held_.size(); ++i) {
+    if (held_[i] == '>' || held_[i] == '\n') return i;
+    if (held_[i] == kOtherMark) i = held_.find(kOtherMark, i + 1);
+  }
+  return std::string::npos;
 }
 
 // No tag that belongs here: it goes, to its end or as far as a tag may reach.
 void ServingParser::leave_out(const Tag& tag) {
   ++n_repaired_;
-  const size_t close = held_.find_first_of(">\n", tag.begin);
+  const size_t close = find_close(tag.begin);
   const bool is_near = close != std::string::npos && close <= tag.end + kMostWord;
   take(is_near ? close + (held_[close] == '>') : tag.end);
 }
@@ -452,7 +471,7 @@ bool ServingParser::block(bool final) {
   Tag tag;
   const Found found = find_tag(0, final, tag);
   if (found == Found::kNone) {
-    const size_t n = held_.size() - std::min<size_t>(held_.size(), 2);  // "</" may begin a tag
+    const size_t n = held_.size() - beginning(held_);
     stray_ = stray_ || !is_blank(std::string_view(held_).substr(0, n));
     take(n);
     return false;
@@ -508,7 +527,7 @@ bool ServingParser::arguments(bool final) {
   Tag tag;
   const Found found = find_tag(0, final, tag);
   if (found == Found::kNone) {
-    const size_t n = held_.size() - std::min<size_t>(held_.size(), 2);
+    const size_t n = held_.size() - beginning(held_);
     call_stray_ = call_stray_ || !is_blank(std::string_view(held_).substr(0, n));
     stray_ = stray_ || call_stray_;
     take(n);
@@ -625,9 +644,7 @@ bool ServingParser::value(bool final) {
   }
   // Nothing ends it yet. What may begin a tag waits.
   size_t n = found == Found::kMore ? tag.begin : held_.size();
-  if (found == Found::kNone && !final) {
-    n -= held_.ends_with("</") ? 2 : held_.ends_with("<") ? 1 : 0;
-  }
+  if (found == Found::kNone && !final) n -= beginning(held_);
   // A closed bracket of a special stands whole in held_: it came in one piece.
   if (streams) {
     say(n);

@@ -59,10 +59,12 @@ class ServingParser {
   bool raw(bool final);
   Found find_tag(size_t from, bool final, Tag& tag) const;
   size_t header_end(size_t begin, std::string_view ends) const;
+  size_t find_close(size_t from) const;
   void leave_out(const Tag& tag);
   bool accept_trial(const std::string& block);
   void reject_trial();
   void reject_plain_trial();
+  bool ends_line(std::string_view text) const;
   size_t find_opener(std::string_view text) const;
   size_t undecided(std::string_view text) const;
   void tell_plain(Delta::Kind kind, size_t n);

@@ -277,6 +277,10 @@ TEST(ServingParser, TheTableOfRepairs) {
        {"", "x", {}},
        false,
        true},
+      {"a special in a tag that is none", "a <｜DSML｜nonsense <｜User｜>b> c", {"", "a  c", {}}},
+      {"a special between calls",
+       kOpen + kBern + "<｜User｜>" + invoke("now", "") + kClose,
+       {"", "", {kBernCall, "now({})"}}},
       {"no tag at all", "a ｜DSML｜b <｜DSML｜nonsense x=\"y\"> c", {"", "a  c", {}}},
   };
   std::mt19937 rng(11);
