@@ -1,8 +1,8 @@
 # hadal: `make run` talks to a model, `make test` proves the build. Both install what is missing (Debian 12).
 # `make trainer` and `make test-trainer`: the same with the trainer, which needs libtorch.
-.PHONY: build run serve test test-web test-clients test-agents trainer test-trainer quick check verify-all verify-random long-run install asan tsan bench fuzz format clean deps trainer-deps
+.PHONY: build run serve test test-web test-clients test-agents trainer test-trainer quick check verify-all verify-random long-run load-test install asan tsan bench fuzz format clean deps trainer-deps
 
-PACKAGES = g++ cmake ninja-build pkg-config libfmt-dev libcli11-dev libedit-dev libssl-dev libboost1.81-dev zlib1g-dev libxxhash-dev libsqlite3-dev libgtest-dev \
+PACKAGES = g++ cmake ninja-build pkg-config libfmt-dev libcli11-dev libedit-dev libssl-dev libboost1.81-dev zlib1g-dev libxxhash-dev libsqlite3-dev libcurl4-openssl-dev libgtest-dev \
            python3 python3-numpy
 TRAINER_PACKAGES = libtorch-dev libopenblas0-pthread libgloo-dev
 PREFIX ?= /usr/local
@@ -71,6 +71,11 @@ ORACLE ?= ../shared/golden/oracle.py
 long-run: build/release/build.ninja
 	cmake --build --preset release --target model_long_run_test
 	HADAL_LONG_TOKENS=200000 build/release/tests/model_long_run_test
+
+# A minute of 64 streams beside 500 idle connections, and a thousand good and bad requests (docs/benchmarks.md).
+load-test: build/release/build.ninja
+	cmake --build --preset release --target serve_load_test
+	HADAL_LOAD_SECONDS=60 HADAL_LOAD_REQUESTS=1000 build/release/tests/serve_load_test
 
 # The official SDKs of OpenAI, Anthropic, Vercel and LangChain against a running server (docs/serving.md).
 test-clients test-agents: PACKAGES += $(if $(shell command -v npm),,nodejs npm)

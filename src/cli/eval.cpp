@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <map>
 #include <memory>
+#include <optional>
 #include <tuple>
 
 #include "base/file.h"
@@ -13,6 +14,7 @@
 #include "cli/model_option.h"
 #include "cli/terminal.h"
 #include "data/family.h"
+#include "eval/endpoint.h"
 #include "eval/runner.h"
 #include "eval/statistics.h"
 #include "eval/task_file.h"
@@ -23,9 +25,9 @@ namespace {
 
 struct EvalCommand {
   std::string model, isa = "auto", numerics = "faithful", file, transcripts, perplexity, reproduction, languages,
-                     by = "kind", split = "test";
+                     by = "kind", split = "test", url, key, api_model = "deepseek-v4-flash";
   std::vector<std::string> tasks, modes = {"plain", "high", "max"};
-  int count = 10, side_by_side = 16, threads = 0;
+  int count = 10, side_by_side = 16, threads = 0, timeout = 600;
   int64_t max_tokens = 1024, prefix = 64, length = 128, longest = 4096;
   uint64_t seed = 1;
   double temperature = 0;
@@ -191,6 +193,17 @@ Result<std::vector<std::string>> read_texts(const std::string& path) {
   return texts;
 }
 
+Result<std::vector<eval::Outcome>> ask_endpoint(const EvalCommand& command, const std::vector<eval::Trial>& trials,
+                                                const eval::RunOptions& options) {
+  const auto endpoint = HADAL_TRY(eval::open_endpoint({.url = command.url,
+                                                       .key = command.key,
+                                                       .model = command.api_model,
+                                                       .sampling = options.sampling,
+                                                       .max_tokens = options.max_tokens,
+                                                       .timeout_s = command.timeout}));
+  return eval::run_trials(*endpoint, trials, options);
+}
+
 Result<int> evaluate(const EvalCommand& command) {
   const bool texts_only = command.tasks.empty() && command.file.empty() &&
                           !(command.perplexity.empty() && command.reproduction.empty() && command.languages.empty());
@@ -199,14 +212,27 @@ Result<int> evaluate(const EvalCommand& command) {
     trials = HADAL_TRY(file_trials(command));
   else if (!texts_only)
     trials = HADAL_TRY(held_out_trials(command));
-  const auto tokenizer = HADAL_TRY(text::Tokenizer::load(command.model));
-  const auto engine =
-      HADAL_TRY(engine::Engine::open({.model = command.model,
-                                      .numerics = command.numerics == "exact" ? Numerics::kExact : Numerics::kFaithful,
-                                      .isa = command.isa,
-                                      .threads = command.threads}));
-  const text::Encoding encoding = HADAL_TRY(text::encoding_of_checkpoint(command.model));
-  json::Object report{{"model", command.model}, {"numerics", command.numerics}, {"seed", std::to_string(command.seed)}};
+  const bool is_remote = !command.url.empty();
+  for (const auto& [name, file] : {std::pair{"--perplexity", &command.perplexity},
+                                   {"--reproduction", &command.reproduction},
+                                   {"--languages", &command.languages}})
+    if (is_remote && !file->empty())
+      return Error{Code::kInvalid, fmt::format("{} {}: expected a checkpoint, found --url", name, *file)};
+  std::optional<text::Tokenizer> own_tokenizer;
+  std::unique_ptr<engine::Engine> engine;
+  text::Encoding encoding = text::Encoding::kV4;
+  if (!is_remote) {
+    own_tokenizer = HADAL_TRY(text::Tokenizer::load(command.model));
+    engine = HADAL_TRY(
+        engine::Engine::open({.model = command.model,
+                              .numerics = command.numerics == "exact" ? Numerics::kExact : Numerics::kFaithful,
+                              .isa = command.isa,
+                              .threads = command.threads}));
+    encoding = HADAL_TRY(text::encoding_of_checkpoint(command.model));
+  }
+  json::Object report{{"model", is_remote ? command.api_model : command.model}};
+  report.emplace_back(is_remote ? "url" : "numerics", is_remote ? command.url : command.numerics);
+  report.emplace_back("seed", std::to_string(command.seed));
 
   if (!trials.empty()) {
     std::vector<eval::Trial> plain;
@@ -217,7 +243,8 @@ Result<int> evaluate(const EvalCommand& command) {
     options.max_tokens = command.max_tokens;
     options.side_by_side = command.side_by_side;
     options.progress = [&](int64_t done, int64_t total) { bar.update(done, total); };
-    const auto outcomes = HADAL_TRY(eval::run_trials(*engine, tokenizer, encoding, plain, options));
+    const auto outcomes = HADAL_TRY(is_remote ? ask_endpoint(command, plain, options)
+                                              : eval::run_trials(*engine, *own_tokenizer, encoding, plain, options));
     bar.clear();
     Rows rows;
     size_t width = 10;
@@ -237,7 +264,7 @@ Result<int> evaluate(const EvalCommand& command) {
   const eval::Progress progress = [&](int64_t done, int64_t total) { bar.update(done, total); };
   if (!command.perplexity.empty()) {
     const auto texts = HADAL_TRY(read_texts(command.perplexity));
-    const auto result = HADAL_TRY(eval::perplexity(*engine, tokenizer, texts, command.longest, progress));
+    const auto result = HADAL_TRY(eval::perplexity(*engine, *own_tokenizer, texts, command.longest, progress));
     bar.clear();
     if (!command.json)
       fmt::print(
@@ -254,7 +281,7 @@ Result<int> evaluate(const EvalCommand& command) {
   if (!command.reproduction.empty()) {
     const auto texts = HADAL_TRY(read_texts(command.reproduction));
     const auto result =
-        HADAL_TRY(eval::reproduction(*engine, tokenizer, texts, command.prefix, command.length, progress));
+        HADAL_TRY(eval::reproduction(*engine, *own_tokenizer, texts, command.prefix, command.length, progress));
     bar.clear();
     if (!command.json)
       fmt::print(
@@ -275,7 +302,7 @@ Result<int> evaluate(const EvalCommand& command) {
     for (auto& line : HADAL_TRY(read_lines(command.languages, {"language", "prompt"})))
       prompts.push_back({line[0], line[1]});
     const auto results =
-        HADAL_TRY(eval::languages(*engine, tokenizer, encoding, prompts, command.max_tokens, progress));
+        HADAL_TRY(eval::languages(*engine, *own_tokenizer, encoding, prompts, command.max_tokens, progress));
     bar.clear();
     json::Object languages;
     if (!command.json)
@@ -309,6 +336,10 @@ void add_eval(CLI::App& app, int& exit_status) {
   };
   const auto one_of = [](std::vector<std::string> names) { return CLI::IsMember(std::move(names)).description(""); };
   add_model_option(*command, o->model);
+  option("--url", o->url, "URL", "ask this endpoint (https://HOST/v1) instead of a checkpoint");
+  option("--key", o->key, "KEY", "its key")->envname("HADAL_API_KEY")->default_str("");
+  option("--api-model", o->api_model, "NAME", "the model's name there");
+  option("--timeout", o->timeout, "S", "of an answer from there")->check(CLI::Range(1, 86400).description(""));
   option("--tasks", o->tasks, "NAME ...", "environments or kinds (hadal data list); all")->delimiter(',');
   option("--file", o->file, "FILE", "your own tasks (JSON lines, docs/evaluation.md) instead");
   option("--mode", o->modes, "MODE ...", "plain, high, max")->delimiter(',')->check(one_of({"plain", "high", "max"}));

@@ -1,8 +1,8 @@
 // Plays tasks with a model: many conversations side by side, each to its end, and says how each went.
 //
-// Every answer is generated from the official prompt of the conversation so far and read by the strict parser; tool
-// calls are run in the task's own environment. A conversation's outcome depends on its task, mode and the options
-// only, never on what runs beside it.
+// The engine's answers are generated from the official prompt of the conversation so far and read by the strict parser;
+// an endpoint (endpoint.h) answers as it does. Tool calls are run in the task's own environment. With the engine, a
+// conversation's outcome depends on its task, mode and the options only, never on what runs beside it.
 #pragma once
 
 #include <functional>
@@ -12,6 +12,7 @@
 #include "data/task.h"
 #include "engine/batch.h"
 #include "engine/engine.h"
+#include "eval/answerer.h"
 #include "text/encode_prompt.h"
 #include "text/tokenizer.h"
 
@@ -25,7 +26,7 @@ struct Trial {
 struct Outcome {
   bool solved = false;
   std::string reason;                    // why not
-  int messages = 0, well_formed = 0;     // answers, and those that the strict parser accepts
+  int messages = 0, well_formed = 0;     // answers, and those that are messages
   int calls = 0, valid_calls = 0;        // tool calls, and those of a known tool with arguments that its schema allows
   int json_answers = 0, valid_json = 0;  // answers that must be JSON, and those that are, of the shape asked for
   int64_t prompt_tokens = 0;             // of the last prompt
@@ -36,14 +37,16 @@ struct Outcome {
 
 struct RunOptions {
   sample::Options sampling = {.temperature = 0};
-  int64_t max_tokens = 1024;  // per answer
-  int side_by_side = 16;      // conversations
-  int64_t rows_per_step = 512;
+  int64_t max_tokens = 1024;    // per answer
+  int side_by_side = 16;        // conversations
+  int64_t rows_per_step = 512;  // of the engine
   std::function<void(int64_t done, int64_t total)> progress;
 };
 
 // Outcomes in the order of the trials. A conversation that outgrows the model's context fails, with that reason.
-// Errors: those of the engine.
+// Errors: those of who answers.
+Result<std::vector<Outcome>> run_trials(Answerer& answerer, const std::vector<Trial>& trials,
+                                        const RunOptions& options);
 Result<std::vector<Outcome>> run_trials(engine::Engine& engine, const text::Tokenizer& tokenizer,
                                         text::Encoding encoding, const std::vector<Trial>& trials,
                                         const RunOptions& options);

@@ -90,7 +90,7 @@ Result<Choice> Sampler::pick(std::span<const float> logits, int64_t position, st
           penalised_[i] = -INFINITY;
         }
     }
-    if (!any) return Error{Code::kCorrupt, fmt::format("no token is allowed at position {}", position)};
+    if (!any) return Error{Code::kUnsupported, fmt::format("no token is allowed at position {}", position)};
   }
 
   Choice choice;

@@ -48,6 +48,7 @@ std::string StopMatcher::feed(std::string_view text) {
 std::string StopMatcher::finish() {
   std::string rest;
   std::swap(rest, held_);
+  for (Stop& stop : stops_) stop.matched = 0;
   return stopped() ? "" : rest;
 }
 

@@ -14,7 +14,7 @@ class StopMatcher {
   explicit StopMatcher(std::vector<std::string> stops);  // empty strings are dropped
 
   std::string feed(std::string_view text);  // text that is certain by now
-  std::string finish();                     // what was held back, when the text ends without a stop
+  std::string finish();  // what was held back, when the text ends without a stop; the next is another text
   bool stopped() const { return !matched_.empty(); }
   const std::string& matched() const { return matched_; }
 

@@ -17,6 +17,8 @@ const char* finish_name(Ending ending) {
       return "length";
     case Ending::kToolCalls:
       return "tool_calls";
+    case Ending::kGivenUp:
+      return "insufficient_system_resource";
     case Ending::kStop:
     case Ending::kStopString:
       break;
@@ -56,8 +58,10 @@ class ChatFormat final : public Format {
         created_(std::time(nullptr)),
         thinks_(turn.thinks()),
         logprobs_(turn.logprobs),
-        include_usage_(turn.include_usage) {}
+        include_usage_(turn.include_usage),
+        legacy_call_(turn.legacy_call) {}
 
+  bool knows_giving_up() const override { return true; }
   std::string open(const Answer&) override {
     json::Object delta{{"role", "assistant"}};
     if (thinks_) {
@@ -75,6 +79,8 @@ class ChatFormat final : public Format {
   }
   std::string call(Answer& answer, size_t index) override {
     const Call& call = answer.calls[index];
+    if (legacy_call_)
+      return chunk(&answer, {{"function_call", json::Object{{"name", call.name}, {"arguments", ""}}}}, nullptr);
     return chunk(
         &answer,
         {{"tool_calls", json::Array{json::Object{{"index", static_cast<int64_t>(index)},
@@ -84,6 +90,7 @@ class ChatFormat final : public Format {
         nullptr);
   }
   std::string arguments(Answer& answer, size_t index, const std::string& piece) override {
+    if (legacy_call_) return chunk(&answer, {{"function_call", json::Object{{"arguments", piece}}}}, nullptr);
     return chunk(&answer,
                  {{"tool_calls", json::Array{json::Object{{"index", static_cast<int64_t>(index)},
                                                           {"function", json::Object{{"arguments", piece}}}}}}},
@@ -92,7 +99,7 @@ class ChatFormat final : public Format {
   std::string close(Answer& answer) override {
     json::Object delta{{"content", ""}};
     if (thinks_) delta.emplace_back("reasoning_content", json::Value());
-    return chunk(&answer, std::move(delta), finish_name(answer.ending)) + "data: [DONE]\n\n";
+    return chunk(&answer, std::move(delta), finish(answer)) + "data: [DONE]\n\n";
   }
   std::string failed(const Answer&, const ApiError& error) override {
     return "data: " + error_body(error, style(), context_.request_id) + "\n\n";
@@ -108,7 +115,12 @@ class ChatFormat final : public Format {
                                    {"type", "function"},
                                    {"function", json::Object{{"name", call.name}, {"arguments", call.arguments}}}});
     }
-    if (!calls.empty()) message.emplace_back("tool_calls", std::move(calls));
+    if (!calls.empty() && legacy_call_) {
+      const Call& call = answer.calls.front();
+      message.emplace_back("function_call", json::Object{{"name", call.name}, {"arguments", call.arguments}});
+    } else if (!calls.empty()) {
+      message.emplace_back("tool_calls", std::move(calls));
+    }
     return compact(json::Object{{"id", id_},
                                 {"object", "chat.completion"},
                                 {"created", created_},
@@ -116,14 +128,17 @@ class ChatFormat final : public Format {
                                 {"choices", json::Array{json::Object{{"index", 0},
                                                                      {"message", std::move(message)},
                                                                      {"logprobs", take_logprobs(answer)},
-                                                                     {"finish_reason", finish_name(answer.ending)}}}},
+                                                                     {"finish_reason", finish(answer)}}}},
                                 {"usage", usage_of(answer, thinks_)},
                                 {"system_fingerprint", context_.fingerprint}});
   }
 
  private:
+  const char* finish(const Answer& answer) const {
+    return legacy_call_ && answer.ending == Ending::kToolCalls ? "function_call" : finish_name(answer.ending);
+  }
   // answer: of which the logprobs are taken. The chunk that names the end has the usage.
-  std::string chunk(Answer* answer, json::Object delta, const char* finish) {
+  std::string chunk(Answer* answer, json::Object delta, const char* ending) {
     json::Object all{
         {"id", id_},
         {"object", "chat.completion.chunk"},
@@ -133,8 +148,8 @@ class ChatFormat final : public Format {
         {"choices", json::Array{json::Object{{"index", 0},
                                              {"delta", std::move(delta)},
                                              {"logprobs", answer ? take_logprobs(*answer) : json::Value()},
-                                             {"finish_reason", finish ? json::Value(finish) : json::Value()}}}}};
-    if (finish) {
+                                             {"finish_reason", ending ? json::Value(ending) : json::Value()}}}}};
+    if (ending) {
       all.emplace_back("usage", usage_of(*answer, thinks_));
     } else if (include_usage_) {
       all.emplace_back("usage", json::Value());
@@ -170,7 +185,7 @@ class ChatFormat final : public Format {
   const FormatContext context_;
   const std::string id_, model_;
   const int64_t created_;
-  const bool thinks_, logprobs_, include_usage_;
+  const bool thinks_, logprobs_, include_usage_, legacy_call_;
 };
 
 class CompletionFormat final : public Format {
@@ -184,6 +199,7 @@ class CompletionFormat final : public Format {
         logprobs_(turn.logprobs),
         include_usage_(turn.include_usage) {}
 
+  bool knows_giving_up() const override { return true; }
   std::string open(const Answer&) override { return echo_.empty() ? "" : chunk(nullptr, echo_, nullptr); }
   std::string text(Answer& answer, bool, const std::string& piece) override { return chunk(&answer, piece, nullptr); }
   std::string call(Answer&, size_t) override { return ""; }  // a completion has text only

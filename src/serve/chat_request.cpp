@@ -70,6 +70,18 @@ void read_message(Body& body, const Value& message, const std::string& path, boo
                          {"function", json::Object{{"name", name.value_or("")}, {"arguments", std::move(arguments)}}}});
       }
     }
+    // As calls were written before there were several: its result is the next message of role function.
+    if (const Value* call = calls.empty() ? fields.object("function_call") : nullptr) {
+      Body inner(*call, path + ".function_call");
+      const auto name = inner.text("name");
+      if (!inner.error() && !name) inner.refuse("", "missing field `name`");
+      const Value* arguments = inner.find("arguments");
+      if (inner.error()) fields.fail(*inner.error());
+      calls.push_back(json::Object{{"id", name.value_or("")},
+                                   {"type", "function"},
+                                   {"function", json::Object{{"name", name.value_or("")},
+                                                             {"arguments", arguments ? *arguments : Value("{}")}}}});
+    }
     const bool says_nothing = (!content || content->is_null()) && calls.empty();
     if (says_nothing && rules.strict)
       fields.fail(invalid("Invalid assistant message: content or tool_calls must be set", path));
@@ -103,6 +115,7 @@ void read_tools(Body& body, const RequestRules& rules, Turn& turn) {
       if (const Value* function = tool.require("function")) add(*function, path + ".function");
       if (tool.error()) return body.fail(*tool.error());
     }
+  turn.legacy_call = functions != nullptr;
   if (functions)
     for (size_t i = 0; i < functions->size(); ++i) add((*functions)[i], fmt::format("functions[{}]", i));
 
@@ -235,7 +248,7 @@ std::variant<Turn, ApiError> read_chat_request(const Value& root, const RequestR
   if (const auto task = body.text("task"); task && !turn.messages.empty()) turn.messages.back().set("task", *task);
 
   read_tools(body, rules, turn);
-  turn.parallel_calls = body.flag("parallel_tool_calls").value_or(true);
+  turn.parallel_calls = body.flag("parallel_tool_calls").value_or(true) && !turn.legacy_call;
   read_format(body, turn);
   read_sampling(body, rules, turn);
   if (const auto n = body.integer("n"); n && *n != 1)

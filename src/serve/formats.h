@@ -16,7 +16,7 @@
 
 namespace hadal::serve {
 
-enum class Ending { kStop, kStopString, kLength, kToolCalls };
+enum class Ending { kStop, kStopString, kLength, kToolCalls, kGivenUp };  // kGivenUp: the engine could not go on
 
 struct Call {
   std::string id, name, arguments;
@@ -49,6 +49,7 @@ class Format {
  public:
   virtual ~Format() = default;
   virtual ErrorStyle style() const { return ErrorStyle::kOpenAi; }
+  virtual bool knows_giving_up() const { return false; }  // else it is an error
 
   // A stream: open, then what is told, then close or failed. Each returns the bytes to send.
   virtual std::string open(const Answer& answer) = 0;

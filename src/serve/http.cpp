@@ -272,13 +272,14 @@ class Server final : public HttpServer {
         co_return;
       }
       auto message = parser.release();
+      const unsigned version = message.version();
       const bool keep_alive = message.keep_alive() && reads, is_head = message.method() == http::verb::head;
       if (reads) request.body = std::move(message.body());
       auto reply = std::make_shared<Reply>(context_);
       handler_(std::move(request), reply);
       auto watching = std::make_shared<bool>(true);
       asio::co_spawn(context_, watch(socket, reply, watching), asio::detached);
-      const bool sent = co_await answer(stream, *reply, keep_alive, is_head);
+      const bool sent = co_await answer(stream, *reply, keep_alive, is_head, version);
       *watching = false;
       socket.cancel(ec);
       if (!sent) {
@@ -286,7 +287,7 @@ class Server final : public HttpServer {
         co_return;
       }
       if (!reads) co_return co_await linger(socket);
-      if (!keep_alive) break;
+      if (!keep_alive || (version < 11 && !reply->whole)) break;  // HTTP/1.0 has no chunks: the close is the end
     }
     if constexpr (std::is_same_v<Stream, TlsStream>) {  // says goodbye, and waits a moment for the client's
       const Deadline deadline(context_, socket, kLingerSeconds);
@@ -337,7 +338,7 @@ class Server final : public HttpServer {
 
   // false: the client is gone.
   template <class Stream>
-  asio::awaitable<bool> answer(Stream& stream, Reply& reply, bool keep_alive, bool is_head) {
+  asio::awaitable<bool> answer(Stream& stream, Reply& reply, bool keep_alive, bool is_head, unsigned version) {
     error_code ec;
     const auto wait = [&]() -> asio::awaitable<void> {
       reply.wake().expires_at(asio::steady_timer::time_point::max());
@@ -348,7 +349,7 @@ class Server final : public HttpServer {
     if (reply.gone) co_return false;
     if (reply.whole) {
       http::response<http::string_body> response;
-      response.version(11);
+      response.version(version);
       fill(response, reply, keep_alive);
       response.body() = std::move(reply.body);
       response.prepare_payload();
@@ -362,9 +363,10 @@ class Server final : public HttpServer {
       co_return !ec;
     }
     http::response<http::empty_body> head;
-    head.version(11);
-    fill(head, reply, keep_alive);
-    head.chunked(true);
+    const bool has_chunks = version >= 11;
+    head.version(version);
+    fill(head, reply, keep_alive && has_chunks);
+    if (has_chunks) head.chunked(true);
     http::response_serializer<http::empty_body> serializer(head);
     co_await http::async_write_header(stream, serializer, asio::redirect_error(asio::use_awaitable, ec));
     while (!ec && !reply.gone) {
@@ -378,10 +380,14 @@ class Server final : public HttpServer {
       reply.queued -= chunk.size();
       if (chunk.empty()) continue;  // an empty chunk would be the end
       const Deadline deadline(context_, socket_of(stream), options_.write_seconds);
-      co_await asio::async_write(stream, http::make_chunk(asio::buffer(chunk)),
-                                 asio::redirect_error(asio::use_awaitable, ec));
+      if (has_chunks) {
+        co_await asio::async_write(stream, http::make_chunk(asio::buffer(chunk)),
+                                   asio::redirect_error(asio::use_awaitable, ec));
+      } else {
+        co_await asio::async_write(stream, asio::buffer(chunk), asio::redirect_error(asio::use_awaitable, ec));
+      }
     }
-    if (!ec && !reply.gone)
+    if (has_chunks && !ec && !reply.gone)
       co_await asio::async_write(stream, http::make_chunk_last(), asio::redirect_error(asio::use_awaitable, ec));
     co_return !ec && !reply.gone;
   }

@@ -23,6 +23,7 @@ std::string signature_of(const std::string& thinking) {
 const char* stop_reason(Ending ending) {
   switch (ending) {
     case Ending::kStop:
+    case Ending::kGivenUp:  // an error here
       return "end_turn";
     case Ending::kStopString:
       return "stop_sequence";

@@ -10,11 +10,6 @@ namespace {
 
 using json::Value;
 
-std::string word_of(const Value& object, std::string_view key) {
-  const Value* value = object.find(key);
-  return value && value->is_string() ? value->as_string() : "";
-}
-
 // A block as text; what is none is named.
 std::string block_text(const Value& block) {
   if (block.is_string()) return block.as_string();

@@ -96,7 +96,7 @@ std::variant<json::Array, ApiError> settle_results(const json::Array& messages, 
     if (!is(message, "assistant") || calls_of(message).empty()) continue;
     std::multiset<std::string> waiting;
     for (const Value& call : calls_of(message)) waiting.insert(text_of(call, "id"));
-    for (size_t j = i + 1; j < messages.size() && !is(messages[j], "assistant"); ++j) {
+    for (size_t j = i + 1; j < messages.size() && calls_of(messages[j]).empty(); ++j) {
       if (!is(messages[j], "tool") || taken[j]) continue;
       if (waiting.empty()) break;
       const auto call = waiting.find(text_of(messages[j], "tool_call_id"));
@@ -153,7 +153,9 @@ void merge_assistants(json::Array& messages) {
 }  // namespace
 
 std::variant<json::Array, ApiError> normalise(const Turn& turn, bool repair_history) {
-  auto settled = settle_results(settle_roles(turn.messages), repair_history);
+  json::Array told = settle_roles(turn.messages);
+  merge_assistants(told);  // each of several calls may have come as a message of its own, results after them all
+  auto settled = settle_results(told, repair_history);
   if (std::holds_alternative<ApiError>(settled)) return std::get<ApiError>(std::move(settled));
   json::Array messages = std::get<json::Array>(std::move(settled));
   merge_assistants(messages);

@@ -81,56 +81,86 @@ bool Reply::token(const sample::Choice& choice) {
   if (timing_.last_token >= 0 && context_.metrics) context_.metrics->token_after(now - timing_.last_token);
   timing_.last_token = now;
   const bool closes = in_reasoning_ && choice.token == think_close_;
+  if (choice.token == dsml_ && !parser_.doubts_reasoning()) before_calls_ = before_markup_;
   if (in_reasoning_ && !closes) ++answer_.reasoning_tokens;
   if (closes) in_reasoning_ = false;
   std::string piece = decoder_.feed(choice.token);
   if (!context_.tokenizer->is_added(choice.token)) {
-    if (logprobs_) choices_.push_back(choice);
-    is_raw_ ? raw(piece) : take(parser_.text(piece));
+    if (context_.tokenizer->piece(choice.token).find_first_not_of("<\n") != std::string_view::npos)
+      before_markup_ = answer_.reasoning_tokens;
+    if (logprobs_) untold_.push_back({.choice = choice, .begin = n_fed_});
+    passed(piece);
     return !is_over();
   }
   // What stood before a special token, and the token itself, which is structure and no text.
   const std::string_view spelled = context_.tokenizer->piece(choice.token);
   if (piece.ends_with(spelled)) piece.resize(piece.size() - spelled.size());
-  if (is_raw_) {
-    raw(piece);
-    return !is_over();
-  }
-  if (!piece.empty()) take(parser_.text(piece));
+  passed(piece);
+  if (is_raw_) return !is_over();
   using Special = text::ServingParser::Special;
   take(parser_.special(choice.token == dsml_          ? Special::kDsml
                        : choice.token == think_open_  ? Special::kThinkOpen
                        : choice.token == think_close_ ? Special::kThinkClose
                                                       : Special::kOther,
                        spelled));
-  if (choice.token != dsml_) {  // what it did not tell belongs to no text
-    choices_.clear();
-    told_bytes_ = 0;
-  }
+  n_fed_ = parser_.n_fed();
   return !is_over();
+}
+
+// Text that the tokens so far have made, on its way to the client. Every token whose end was unknown ends with it.
+void Reply::passed(const std::string& piece) {
+  if (piece.empty()) return;
+  n_fed_ += piece.size();
+  for (auto it = untold_.rbegin(); it != untold_.rend() && it->end == kUnknown; ++it) it->end = n_fed_;
+  is_raw_ ? raw(piece) : take(parser_.text(piece));
 }
 
 void Reply::text(bool is_reasoning, const std::string& piece) {
   if (piece.empty()) return;
   (is_reasoning ? answer_.reasoning : answer_.content) += piece;
-  release_choices(is_reasoning, piece.size());
   if (!stream_) return;
   open();
   write(format_->text(answer_, is_reasoning, piece));
 }
-// A token has its entry when its last byte has been told: markup and what a stop string cut have none.
-void Reply::release_choices(bool is_reasoning, size_t bytes) {
-  told_bytes_ += bytes;
-  while (!choices_.empty() && context_.tokenizer->piece(choices_.front().token).size() <= told_bytes_) {
-    told_bytes_ -= context_.tokenizer->piece(choices_.front().token).size();
-    (is_reasoning ? answer_.reasoning_choices : answer_.content_choices).push_back(std::move(choices_.front()));
-    choices_.pop_front();
+
+// A token has its entry when the last of its text has been told: markup, what was left out and what a stop string cut
+// have none.
+void Reply::told(bool is_reasoning, size_t begin, size_t end) {
+  for (Untold& token : untold_) {
+    if (token.begin >= end) break;
+    token.is_told = token.is_told || token.end > begin;
   }
-  if (choices_.empty()) told_bytes_ = 0;
+  for (; !untold_.empty() && untold_.front().end <= end; untold_.pop_front())
+    if (untold_.front().is_told)
+      (is_reasoning ? answer_.reasoning_choices : answer_.content_choices).push_back(std::move(untold_.front().choice));
+}
+void Reply::told_content(size_t bytes) {
+  while (bytes > 0 && !stopped_.empty()) {
+    Span& span = stopped_.front();
+    const size_t n = std::min(bytes, span.size);
+    told(false, span.begin, span.begin + n);
+    span.begin += n;
+    span.size -= n;
+    bytes -= n;
+    if (span.size == 0) stopped_.pop_front();
+  }
+}
+
+void Reply::content(size_t begin, const std::string& piece) {
+  if (logprobs_) stopped_.push_back({begin, piece.size()});
+  const std::string free = stops_.feed(piece);
+  told_content(free.size());
+  text(false, free);
+}
+// No stop string reaches over what comes now.
+void Reply::flush_content() {
+  const std::string rest = stops_.finish();
+  told_content(rest.size());
+  text(false, rest);
 }
 
 void Reply::raw(const std::string& piece) {
-  if (!stops_.stopped()) text(false, stops_.feed(piece));
+  if (!stops_.stopped()) content(n_fed_ - piece.size(), piece);
 }
 
 // What the parser told, with stop strings looked for in the content.
@@ -141,15 +171,15 @@ void Reply::take(const std::vector<text::Delta>& deltas) {
     if (is_call && !may_call_) continue;  // nobody offered a tool: what looks like a call is dropped
     switch (delta.kind) {
       case text::Delta::Kind::kReasoning:
+        flush_content();
+        told(true, delta.begin, delta.begin + delta.text.size());
         text(true, delta.text);
         break;
       case text::Delta::Kind::kContent:
-        text(false, stops_.feed(delta.text));
+        content(delta.begin, delta.text);
         break;
       case text::Delta::Kind::kToolCall:
-        text(false, stops_.finish());
-        choices_.clear();
-        told_bytes_ = 0;
+        flush_content();
         answer_.calls.push_back({fmt::format("call_{:02}_{}", delta.call, random_base62(24)), delta.text, ""});
         if (!stream_) break;
         open();
@@ -164,7 +194,8 @@ void Reply::take(const std::vector<text::Delta>& deltas) {
 }
 
 void Reply::done(const Status& status, engine::Completion completion) {
-  if (!status.ok()) {
+  const bool gave_up = !status.ok() && status.error().code == Code::kUnsupported && format_->knows_giving_up();
+  if (!status.ok() && !gave_up) {
     const Code code = status.error().code;
     report(code == Code::kCancelled ? "cancelled" : "error");
     if (code == Code::kCancelled) {  // the client went away: nobody listens
@@ -177,23 +208,25 @@ void Reply::done(const Status& status, engine::Completion completion) {
     return fail({.status = 500, .type = "server_error", .code = "server_error", .message = status.error().message});
   }
   // With its last token allowed it may also have ended by itself.
-  const bool is_cut = completion.finish == engine::Finish::kLength && !ended_ && !is_over();
-  if (is_raw_) {
-    raw(decoder_.finish());
-  } else {
-    take(parser_.text(decoder_.finish()));
-    if (!stops_.stopped()) take(parser_.finish(is_cut));
-  }
-  if (!stops_.stopped()) text(false, stops_.finish());
+  const bool is_cut = gave_up || (completion.finish == engine::Finish::kLength && !ended_ && !is_over());
+  passed(decoder_.finish());
+  const bool may_call = parser_.doubts_reasoning();
+  if (!is_raw_ && !stops_.stopped()) take(parser_.finish(is_cut));
+  if (may_call && !parser_.whole_calls().empty()) answer_.reasoning_tokens = before_calls_;
+  if (!stops_.stopped()) flush_content();
 
   for (size_t i = 0; i < answer_.calls.size(); ++i) answer_.calls[i].is_whole = parser_.whole_calls()[i];
   const auto is_whole = [](const Call& call) { return call.is_whole; };
   answer_.stop_string = stops_.matched();
-  answer_.ending = stops_.stopped()                                                    ? Ending::kStopString
+  answer_.ending = gave_up                                                             ? Ending::kGivenUp
+                   : stops_.stopped()                                                  ? Ending::kStopString
                    : is_cut                                                            ? Ending::kLength
                    : std::any_of(answer_.calls.begin(), answer_.calls.end(), is_whole) ? Ending::kToolCalls
                                                                                        : Ending::kStop;
-  report(answer_.ending == Ending::kLength ? "length" : answer_.ending == Ending::kToolCalls ? "tool_calls" : "stop");
+  report(gave_up                                ? "error"
+         : answer_.ending == Ending::kLength    ? "length"
+         : answer_.ending == Ending::kToolCalls ? "tool_calls"
+                                                : "stop");
   if (stream_) {
     open();
     write(format_->close(answer_));

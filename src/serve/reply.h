@@ -52,7 +52,11 @@ class Reply final : public Sink {
  private:
   void take(const std::vector<text::Delta>& deltas);
   void text(bool is_reasoning, const std::string& piece);
-  void release_choices(bool is_reasoning, size_t bytes);
+  void content(size_t begin, const std::string& piece);
+  void flush_content();
+  void passed(const std::string& piece);
+  void told(bool is_reasoning, size_t begin, size_t end);
+  void told_content(size_t bytes);
   void raw(const std::string& piece);
   bool is_over() const { return stops_.stopped() || (!is_raw_ && parser_.over()); }
   void open();
@@ -79,8 +83,22 @@ class Reply final : public Sink {
   Answer answer_;
   const std::chrono::steady_clock::time_point arrival_ = std::chrono::steady_clock::now();
   Timing timing_;
-  std::deque<sample::Choice> choices_;  // for logprobs: tokens whose text has not been told yet
-  size_t told_bytes_ = 0;               // of the first of them
+  // For logprobs: tokens whose text is not told yet, by where it stands in what was fed to the parser. Of an end that
+  // is unknown yet: tokens with parts of a character.
+  struct Untold {
+    sample::Choice choice;
+    size_t begin = 0, end = kUnknown;
+    bool is_told = false;  // some of it
+  };
+  static constexpr size_t kUnknown = static_cast<size_t>(-1);
+  std::deque<Untold> untold_;
+  struct Span {
+    size_t begin = 0, size = 0;
+  };
+  std::deque<Span> stopped_;   // content that the stop strings have and have not let go yet
+  size_t n_fed_ = 0;           // bytes of the text so far
+  int64_t before_calls_ = 0;   // reasoning tokens up to what may be calls
+  int64_t before_markup_ = 0;  // and up to the last that was more than the beginning of a tag
   bool in_reasoning_, opened_ = false, ended_ = false;
 
   std::mutex mutex_;  // of what follows: the two threads meet here

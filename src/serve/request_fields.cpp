@@ -161,6 +161,11 @@ std::optional<Effort> effort_by_name(std::string_view name) {
   return std::nullopt;
 }
 
+std::string word_of(const Value& object, std::string_view key) {
+  const Value* value = object.find(key);
+  return value && value->is_string() ? value->as_string() : "";
+}
+
 std::string content_text(const Value* content, std::string_view between) {
   if (!content || content->is_null()) return "";
   if (content->is_string()) return content->as_string();

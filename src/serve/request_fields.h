@@ -26,6 +26,7 @@ std::optional<Effort> read_effort(Body& body, std::string_view key);
 
 // Effort names of every wire format: none, minimal, low, medium, high, xhigh, max, ultra. nullopt: no such name.
 std::optional<Effort> effort_by_name(std::string_view name);
+std::string word_of(const json::Value& object, std::string_view key);  // "" where there is no string
 // Text of a content that may be a string, null or a list of parts; what is not text becomes "[Unsupported type]".
 std::string content_text(const json::Value* content, std::string_view between);
 // A name of a user that may be anything, of any length, as 32 digits.

@@ -11,11 +11,6 @@ namespace {
 
 using json::Value;
 
-std::string word_of(const Value& object, std::string_view key) {
-  const Value* value = object.find(key);
-  return value && value->is_string() ? value->as_string() : "";
-}
-
 // Items into messages: an assistant's turn gathers reasoning, text and calls until somebody else speaks.
 class Items {
  public:

@@ -56,6 +56,23 @@ int depth_of(const json::Value& value) {
   return deepest + 1;
 }
 
+// Half a pair of an escape ("\\ud83d" alone), which the reader keeps as three bytes, becomes U+FFFD.
+std::string without_surrogates(std::string text) {
+  for (size_t at = text.find('\xED'); at != std::string::npos; at = text.find('\xED', at + 3))
+    if (at + 2 < text.size() && static_cast<unsigned char>(text[at + 1]) >= 0xA0) text.replace(at, 3, "\uFFFD");
+  return text;
+}
+void mend_surrogates(json::Value& value) {
+  if (value.is_string()) value = without_surrogates(value.as_string());
+  if (value.is_array())
+    for (json::Value& item : value.as_array()) mend_surrogates(item);
+  if (value.is_object())
+    for (auto& [key, item] : value.as_object()) {
+      key = without_surrogates(std::move(key));
+      mend_surrogates(item);
+    }
+}
+
 // gzip and deflate, up to `most` bytes. false: the error says why.
 bool inflate_body(const std::string& encoding, const std::string& packed, uint64_t most, std::string& out,
                   ApiError& error) {
@@ -298,7 +315,11 @@ class ServerImpl final : public Server {
       text = &inflated;
     }
     auto parsed = json::parse(*text);
-    if (parsed.ok() && depth_of(parsed.value()) <= kMostDepth) return std::move(parsed).value();
+    if (parsed.ok() && depth_of(parsed.value()) <= kMostDepth) {
+      json::Value body = std::move(parsed).value();
+      if (text->find("\\ud") != std::string::npos || text->find("\\uD") != std::string::npos) mend_surrogates(body);
+      return body;
+    }
     send_error(reply,
                invalid("Failed to deserialize the JSON body into the target type: " +
                        (parsed.ok() ? fmt::format("more than {} levels", kMostDepth) : parsed.error().message)),

@@ -49,6 +49,7 @@ struct Turn {
   json::Array tools;  // function objects as they are rendered: name, description, parameters, ...
   ToolChoice tool_choice;
   bool parallel_calls = true;
+  bool legacy_call = false;  // `functions` were given: the answer has a `function_call`, for which there is one place
   Effort effort = Effort::kHigh;
   OutputFormat format;
   std::vector<std::string> strict_tools;  // names of tools whose calls must fit their schema

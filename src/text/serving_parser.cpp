@@ -18,6 +18,9 @@ constexpr std::string_view kDsmlMark =
 constexpr size_t kMostWord = 24;     // bytes of a tag's word that are waited for
 constexpr size_t kMostHeader = 512;  // and of an invoke's or a parameter's header
 constexpr std::string_view kBlanks = " \t\r\n";
+constexpr int kMostNested = 16;  // parameters in parameters
+// A block without the token, as some models write it. Only these forms: with the token's two bars it is a quotation.
+constexpr std::string_view kPlainOpeners[] = {"<tool_calls>", "<DSML｜tool_calls>"};
 
 bool is_blank(std::string_view text) { return text.find_first_not_of(kBlanks) == std::string_view::npos; }
 std::string trimmed(std::string_view text) {
@@ -38,9 +41,35 @@ size_t distance(std::string_view a, std::string_view b) {
   }
   return row.back();
 }
+std::string_view plain_prefix(std::string_view opener) {  // of its tags' names
+  return opener.starts_with("<DSML") ? opener.substr(1, opener.find("tool_calls") - 1) : "";
+}
+// The tags of a plain block with the token in them.
+std::string with_tokens(std::string_view text, std::string_view prefix) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    out += text[i];
+    if (text[i] != '<') continue;
+    if (i + 1 < text.size() && text[i + 1] == '/') out += text[++i];
+    std::string_view name = text.substr(i + 1);
+    if (!name.starts_with(prefix)) continue;
+    name.remove_prefix(prefix.size());
+    for (const std::string_view word : {"tool_calls>", "invoke>", "invoke ", "parameter>", "parameter "})
+      if (name.starts_with(word)) {
+        out += kDsmlMark;
+        i += prefix.size();
+        break;
+      }
+  }
+  return out;
+}
+
 bool is_wrapper(std::string_view word) {
   return distance(word, "tool_calls") <= 2 || distance(word, "function_calls") <= 2;
 }
+
+// Bytes at the end of a text that may begin a tag.
+size_t beginning(std::string_view text) { return text.ends_with("</") ? 2 : text.ends_with('<') ? 1 : 0; }
 
 std::string attribute(const std::string& header, const std::string& name) {
   const size_t at = header.find(name + "=\"");
@@ -122,6 +151,8 @@ bool ServingParser::step(bool final) {
       return plain(final);
     case State::kTrial:
       return trial(final);
+    case State::kPlainTrial:
+      return plain_trial(final);
     case State::kBlock:
       return block(final);
     case State::kArguments:
@@ -131,7 +162,7 @@ bool ServingParser::step(bool final) {
     case State::kRaw:
       return raw(final);
     case State::kOver:
-      held_.clear();
+      take(held_.size());
       return false;
   }
   return false;
@@ -140,11 +171,26 @@ bool ServingParser::step(bool final) {
 void ServingParser::tell(Delta::Kind kind, std::string text) {
   if (text.empty() && kind != Delta::Kind::kToolCall) return;
   if (kind == Delta::Kind::kReasoning || kind == Delta::Kind::kContent) at_line_ = text.back() == '\n';
-  const size_t call = whole_.empty() ? 0 : whole_.size() - 1;
-  if (!out_.empty() && out_.back().kind == kind && kind != Delta::Kind::kToolCall && out_.back().call == call) {
+  const bool is_plain = kind == Delta::Kind::kReasoning || kind == Delta::Kind::kContent;
+  const size_t call = whole_.empty() ? 0 : whole_.size() - 1, begin = is_plain ? n_taken_ : 0;
+  const bool goes_on = !out_.empty() && out_.back().kind == kind && out_.back().call == call &&
+                       kind != Delta::Kind::kToolCall &&
+                       (!is_plain || out_.back().begin + out_.back().text.size() == begin);
+  if (goes_on) {
     out_.back().text += text;
   } else {
-    out_.push_back({kind, call, std::move(text)});
+    out_.push_back({kind, call, std::move(text), begin});
+  }
+}
+
+// Reasoning or content: the first n bytes of what is held, in stretches that stand there as they are told.
+void ServingParser::tell_plain(Delta::Kind kind, size_t n) {
+  while (n > 0) {
+    size_t stretch = std::min(held_.find_first_of("\xFF\xFE"), n);
+    if (stretch == 0) stretch = held_[0] == kMark ? 2 : std::min(held_.find(kOtherMark, 1), held_.size() - 1) + 1;
+    tell(kind, visible(std::string_view(held_).substr(0, stretch), false));
+    take(stretch);
+    n -= std::min(n, stretch);
   }
 }
 
@@ -191,6 +237,10 @@ size_t ServingParser::header_end(size_t begin, std::string_view ends) const {
   bool quoted = false;
   for (size_t i = begin; i < held_.size(); ++i) {
     if (i - begin >= kMostHeader) return i;
+    if (held_[i] == kOtherMark) {
+      i = held_.find(kOtherMark, i + 1);
+      continue;
+    }
     if (held_[i] == '"') quoted = !quoted;
     const bool is_end = ends.find(held_[i]) != std::string_view::npos;
     if (is_end && (!quoted || held_[i] == '\n')) return i;
@@ -198,28 +248,55 @@ size_t ServingParser::header_end(size_t begin, std::string_view ends) const {
   return std::string::npos;
 }
 
+// What follows this held text stands at the beginning of a line.
+bool ServingParser::ends_line(std::string_view text) const {
+  const std::string shown = visible(text, false);
+  return shown.empty() ? at_line_ : shown.back() == '\n';
+}
+
+// Where a plain block's opener stands at the beginning of a line; npos: nowhere.
+size_t ServingParser::find_opener(std::string_view text) const {
+  size_t first = std::string_view::npos;
+  if (tools_.empty() || state_ != State::kContent) return first;
+  for (const std::string_view opener : kPlainOpeners)
+    for (size_t at = text.find(opener); at < first; at = text.find(opener, at + 1))
+      if (ends_line(text.substr(0, at))) first = at;
+  return first;
+}
+
+// From where on the text may become the beginning of a tag: "<", "</", a plain opener, and the newlines before it that
+// belong to the wrapper.
+size_t ServingParser::undecided(std::string_view text) const {
+  size_t n = text.size() - beginning(text);
+  if (!tools_.empty() && state_ == State::kContent)
+    for (const std::string_view opener : kPlainOpeners)
+      for (size_t length = std::min(text.size(), opener.size() - 1); length > 1; --length) {
+        const size_t at = text.size() - length;
+        if (text.substr(at) == opener.substr(0, length) && ends_line(text.substr(0, at))) n = std::min(n, at);
+      }
+  for (int i = 0; i < 2 && n > 0 && text[n - 1] == '\n'; ++i) --n;
+  return n;
+}
+
 // Reasoning and content.
 bool ServingParser::plain(bool final) {
   const bool reasons = state_ == State::kReasoning;
   const Delta::Kind kind = reasons ? Delta::Kind::kReasoning : Delta::Kind::kContent;
   const size_t mark = held_.find(kMark);
-  // What may become a tag's beginning waits: "<", "</", and the newlines that belong to the wrapper.
-  const auto certain = [](std::string_view text) {
-    size_t n = text.size();
-    n -= text.ends_with("</") ? 2 : text.ends_with("<") ? 1 : 0;
-    for (int i = 0; i < 2 && n > 0 && text[n - 1] == '\n'; ++i) --n;
-    return n;
-  };
+  if (const size_t opener = find_opener(std::string_view(held_).substr(0, mark)); opener != std::string::npos) {
+    tell_plain(kind, std::string_view(held_).substr(0, opener).ends_with("\n\n") ? opener - 2 : opener);
+    state_ = State::kPlainTrial;
+    scanned_ = 0;
+    return true;
+  }
   if (mark == std::string::npos) {
-    const size_t n = final ? held_.size() : certain(held_);
-    tell(kind, visible(std::string_view(held_).substr(0, n), false));
-    take(n);
+    tell_plain(kind, final ? held_.size() : undecided(held_));
     return false;
   }
   if (held_[mark + 1] != 'D') {
-    tell(kind, visible(std::string_view(held_).substr(0, mark), false));
-    const bool closes = held_[mark + 1] == 'c';
-    take(mark + 2);
+    tell_plain(kind, mark);
+    const bool closes = held_[1] == 'c';
+    take(2);
     if (closes) {
       if (reasons) state_ = State::kContent;
       quoting_ = false;
@@ -230,16 +307,13 @@ bool ServingParser::plain(bool final) {
     return true;
   }
   if (reasons && quoting_) {
-    tell(kind, visible(std::string_view(held_).substr(0, mark + 2), false));
-    take(mark + 2);
+    tell_plain(kind, mark + 2);
     return true;
   }
   Tag tag;
   const Found found = find_tag(0, final, tag);
   if (found == Found::kMore) {
-    const size_t n = certain(std::string_view(held_).substr(0, mark));
-    tell(kind, visible(std::string_view(held_).substr(0, n), false));
-    take(n);
+    tell_plain(kind, undecided(std::string_view(held_).substr(0, mark)));
     return false;
   }
   const bool opens = found == Found::kTag && !tag.closes;
@@ -247,39 +321,45 @@ bool ServingParser::plain(bool final) {
   if (opens && is_wrapper(tag.word)) {
     if (before.ends_with("\n\n")) before.remove_suffix(2);
     if (tag.word != "tool_calls") ++n_repaired_;
-    tell(kind, visible(before, false));
+    const size_t n = before.size();
+    tell_plain(kind, n);
     if (reasons) {
-      take(before.size());
       trial_in_reasoning_ = true;
       state_ = State::kTrial;
     } else {
-      take(tag.end);
+      take(tag.end - n);
       state_ = State::kBlock;
     }
     return true;
   }
-  const bool begins_line = before.empty() ? at_line_ : before.back() == '\n';
-  if (opens && !reasons && tag.word == "invoke" && begins_line) {  // without its wrapper
-    while (before.ends_with("\n")) before.remove_suffix(1);
-    tell(kind, visible(before, false));
-    take(before.size());
+  if (opens && !reasons && tag.word == "invoke" && ends_line(before)) {  // without its wrapper
+    for (int i = 0; i < 2 && before.ends_with('\n'); ++i) before.remove_suffix(1);
+    tell_plain(kind, before.size());
     trial_in_reasoning_ = false;
     state_ = State::kTrial;
     return true;
   }
-  tell(kind, visible(before, false));
-  take(before.size());
+  tell_plain(kind, before.size());
   tag.end -= tag.begin;
   tag.begin = 0;
-  if (!final && held_.size() <= tag.end + kMostWord && held_.find_first_of(">\n") == std::string::npos) return false;
+  if (!final && held_.size() <= tag.end + kMostWord && find_close(0) == std::string::npos) return false;
   leave_out(tag);
   return true;
+}
+
+// The first bracket or newline that is no part of a special token.
+size_t ServingParser::find_close(size_t from) const {
+  for (size_t i = from; i < held_.size(); ++i) {
+    if (held_[i] == '>' || held_[i] == '\n') return i;
+    if (held_[i] == kOtherMark) i = held_.find(kOtherMark, i + 1);
+  }
+  return std::string::npos;
 }
 
 // No tag that belongs here: it goes, to its end or as far as a tag may reach.
 void ServingParser::leave_out(const Tag& tag) {
   ++n_repaired_;
-  const size_t close = held_.find_first_of(">\n", tag.begin);
+  const size_t close = find_close(tag.begin);
   const bool is_near = close != std::string::npos && close <= tag.end + kMostWord;
   take(is_near ? close + (held_[close] == '>') : tag.end);
 }
@@ -316,14 +396,42 @@ bool ServingParser::trial(bool final) {
     scanned_ = tag.begin;
   }
   if (!final) return false;
-  if (!accept_trial()) reject_trial();
+  if (!accept_trial(held_)) reject_trial();
   return true;
 }
 
-bool ServingParser::accept_trial() {
+// A block of plain XML: calls if it is whole, of declared tools, and the end of the answer. Else it is the text that it
+// looks like.
+bool ServingParser::plain_trial(bool final) {
+  const size_t open = held_.find('<'), inside = held_.find('>') + 1;  // behind newlines of the wrapper
+  const std::string_view opener = std::string_view(held_).substr(open, inside - open);
+  const std::string prefix(plain_prefix(opener)), invoke = "<" + prefix + "invoke ",
+                                                  close = "</" + prefix + "tool_calls>";
+  const size_t first = held_.find_first_not_of(kBlanks, inside);
+  const std::string_view next = first == std::string::npos ? "" : std::string_view(held_).substr(first);
+  const bool may_be = next.size() < invoke.size() ? invoke.starts_with(next) : next.starts_with(invoke);
+  if (!may_be || held_.find_first_of("\xFF\xFE", scanned_) != std::string::npos) return reject_plain_trial(), true;
+  const size_t end = held_.find(close, std::max(inside, scanned_ - std::min(scanned_, close.size())));
+  scanned_ = end == std::string::npos ? held_.size() : end;
+  if (end != std::string::npos && !is_blank(std::string_view(held_).substr(end + close.size())))
+    return reject_plain_trial(), true;
+  if (!final) return false;
+  trial_in_reasoning_ = true;  // the block has its wrapper
+  if (end == std::string::npos || !accept_trial(with_tokens(held_, prefix))) reject_plain_trial();
+  return true;
+}
+
+void ServingParser::reject_plain_trial() {
+  scanned_ = 0;
+  trial_in_reasoning_ = false;
+  state_ = State::kContent;
+  tell_plain(Delta::Kind::kContent, held_.find('<') + 1);  // what follows stands at the beginning of no line
+}
+
+bool ServingParser::accept_trial(const std::string& block) {
   ServingParser parser(false, tools_);
   if (!trial_in_reasoning_) parser.state_ = State::kBlock;
-  parser.held_ = held_;
+  parser.held_ = block;
   std::vector<Delta> deltas = parser.run(false);
   for (Delta& delta : parser.finish(cut_)) deltas.push_back(std::move(delta));
   const bool all_whole = std::find(parser.whole_.begin(), parser.whole_.end(), false) == parser.whole_.end();
@@ -333,7 +441,7 @@ bool ServingParser::accept_trial() {
   for (Delta& delta : deltas) out_.push_back(std::move(delta));
   whole_ = parser.whole_;
   n_repaired_ += 1 + parser.n_repaired_;
-  held_.clear();
+  take(held_.size());
   state_ = State::kOver;
   return true;
 }
@@ -363,7 +471,7 @@ bool ServingParser::block(bool final) {
   Tag tag;
   const Found found = find_tag(0, final, tag);
   if (found == Found::kNone) {
-    const size_t n = held_.size() - std::min<size_t>(held_.size(), 2);  // "</" may begin a tag
+    const size_t n = held_.size() - beginning(held_);
     stray_ = stray_ || !is_blank(std::string_view(held_).substr(0, n));
     take(n);
     return false;
@@ -419,7 +527,7 @@ bool ServingParser::arguments(bool final) {
   Tag tag;
   const Found found = find_tag(0, final, tag);
   if (found == Found::kNone) {
-    const size_t n = held_.size() - std::min<size_t>(held_.size(), 2);
+    const size_t n = held_.size() - beginning(held_);
     call_stray_ = call_stray_ || !is_blank(std::string_view(held_).substr(0, n));
     stray_ = stray_ || call_stray_;
     take(n);
@@ -463,6 +571,8 @@ void ServingParser::begin_parameter(const std::string& header) {
   }
   state_ = State::kValue;
   scanned_ = 0;
+  is_nested_ = false;
+  open_ = 0;
 }
 
 void ServingParser::key(const std::string& name) {
@@ -479,6 +589,13 @@ bool ServingParser::value(bool final) {
     tell(Delta::Kind::kArguments, quoted.substr(1, quoted.size() - 2));
     take(n);
   };
+  // Parameters where a value would stand, and nothing says that it is text.
+  const auto may_nest = [&](size_t n) {
+    const json::Value* schema = property(key_);
+    const json::Value* type = schema ? schema->find("type") : nullptr;
+    const bool wants_text = type && type->is_string() && type->as_string() == "string";
+    return kind_ == Kind::kGuess && !wants_text && is_blank(std::string_view(held_).substr(0, n));
+  };
   Tag tag;
   Found found = Found::kNone;
   size_t from = scanned_;
@@ -492,9 +609,19 @@ bool ServingParser::value(bool final) {
       found = Found::kMore;
       break;
     }
-    const bool ends = tag.closes ? is_parameter || tag.word == "invoke"
-                                 : is_parameter && held_.compare(tag.end, kNamed.size(), kNamed) == 0;
-    if (ends) break;
+    const bool is_named = is_parameter && !tag.closes && held_.compare(tag.end, kNamed.size(), kNamed) == 0;
+    if (is_named && open_ < kMostNested && (is_nested_ || may_nest(tag.begin))) {
+      is_nested_ = true;
+      ++open_;
+      scanned_ = tag.end;
+      continue;
+    }
+    if (is_parameter && tag.closes && open_ > 0) {
+      --open_;
+      scanned_ = tag.end;
+      continue;
+    }
+    if (tag.closes ? is_parameter || tag.word == "invoke" : is_named) break;
   }
   if (found == Found::kTag) {
     const bool is_closed = tag.closes && tag.word == "parameter";
@@ -506,7 +633,9 @@ bool ServingParser::value(bool final) {
       tell(Delta::Kind::kArguments, "\"");
       if (is_closed) take(whole);
     } else {
-      std::string text = visible(std::string_view(held_).substr(0, tag.begin), true);
+      size_t at = 0;
+      std::string text = is_nested_ ? json::dump(object_of(at, tag.begin, 0))
+                                    : visible(std::string_view(held_).substr(0, tag.begin), true);
       take(is_closed ? tag.end : tag.begin);
       end_value(std::move(text));
     }
@@ -515,17 +644,53 @@ bool ServingParser::value(bool final) {
   }
   // Nothing ends it yet. What may begin a tag waits.
   size_t n = found == Found::kMore ? tag.begin : held_.size();
-  if (found == Found::kNone && !final) {
-    n -= held_.ends_with("</") ? 2 : held_.ends_with("<") ? 1 : 0;
-  }
+  if (found == Found::kNone && !final) n -= beginning(held_);
   // A closed bracket of a special stands whole in held_: it came in one piece.
   if (streams) {
     say(n);
     scanned_ = 0;
   } else {
-    scanned_ = n;
+    scanned_ = std::max(scanned_, n);
   }
   return false;
+}
+
+// The header of the tag at `begin`, and where it ends.
+std::string ServingParser::header_at(size_t begin, size_t& end) const {
+  end = std::min(header_end(begin, ">"), held_.size());
+  std::string header = held_.substr(begin, end - begin);
+  end += end < held_.size() && held_[end] == '>';
+  return header;
+}
+
+// The parameters that stand in held_ from `at` on, up to `end` or to what closes the one around them, as an object.
+json::Value ServingParser::object_of(size_t& at, size_t end, int depth) const {
+  json::Value object(json::Object{});
+  Tag tag;
+  while (find_tag(at, true, tag) != Found::kNone && tag.begin < end) {
+    at = tag.end;
+    if (tag.word != "parameter") continue;
+    if (tag.closes) break;
+    const std::string header = header_at(tag.begin, at);
+    const std::string is_string = attribute(header, "string");
+    const size_t begin = at;
+    while (find_tag(at, true, tag) != Found::kNone && tag.begin < end && tag.word != "parameter") at = tag.end;
+    const bool has_end = tag.begin >= begin && tag.begin < end && tag.word == "parameter";
+    const size_t value_end = has_end ? tag.begin : end;
+    const std::string_view raw = std::string_view(held_).substr(begin, value_end - begin);
+    const std::string text = visible(raw, true);
+    json::Value value(text);
+    if (has_end && !tag.closes && is_string.empty() && is_blank(raw) && depth < kMostNested) {
+      at = begin;
+      value = object_of(at, end, depth + 1);
+    } else {
+      at = has_end && tag.closes ? tag.end : value_end;
+      if (const auto mended = is_string == "true" ? std::nullopt : mended_json(trimmed(text)))
+        value = json::parse(*mended).value();
+    }
+    object.set(visible(attribute(header, "name"), true), std::move(value));
+  }
+  return object;
 }
 
 void ServingParser::end_value(std::string text) {
@@ -551,6 +716,7 @@ void ServingParser::end_value(std::string text) {
   const bool wants_text = type && type->is_string() && type->as_string() == "string";
   const auto mended =
       kind_ == Kind::kString || (kind_ == Kind::kGuess && wants_text) ? std::nullopt : mended_json(bare);
+  n_repaired_ += is_nested_;
   n_repaired_ += mended ? *mended != bare : kind_ == Kind::kJson;
   tell(Delta::Kind::kArguments, mended ? *mended : json::quote(text));
 }
@@ -580,7 +746,8 @@ void ServingParser::end_call() {
 
 std::vector<Delta> ServingParser::finish(bool cut) {
   cut_ = cut;
-  if (!cut || state_ == State::kReasoning || state_ == State::kContent || state_ == State::kTrial) {
+  if (!cut || state_ == State::kReasoning || state_ == State::kContent || state_ == State::kTrial ||
+      state_ == State::kPlainTrial) {
     while (step(true)) {
     }
   }
@@ -590,7 +757,8 @@ std::vector<Delta> ServingParser::finish(bool cut) {
       if (kind_ == Kind::kString && !may_wrap_) {
         tell(Delta::Kind::kArguments, "\"");
       } else {
-        end_value(visible(held_, true));
+        size_t at = 0;
+        end_value(is_nested_ ? json::dump(object_of(at, held_.size(), 0)) : visible(held_, true));
       }
     }
     if (has_required()) {
@@ -598,7 +766,7 @@ std::vector<Delta> ServingParser::finish(bool cut) {
       end_call();
     }
   }
-  held_.clear();
+  take(held_.size());
   return std::exchange(out_, {});
 }
 

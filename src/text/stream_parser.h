@@ -22,6 +22,7 @@ struct Delta {
   Kind kind = Kind::kContent;
   size_t call = 0;   // kToolCall, kArguments: which call, from 0
   std::string text;  // kToolCall: its name; else text to append
+  size_t begin = 0;  // ServingParser, reasoning and content: where the text stands in what was fed
 };
 
 class StreamParser {

@@ -151,6 +151,14 @@ TEST(Sampler, OptionsAreChecked) {
     EXPECT_FALSE(check(bad).ok());
 }
 
+TEST(StopMatcher, WhatComesAfterTheEndIsAnotherText) {
+  StopMatcher stops({"ab"});
+  EXPECT_EQ(stops.feed("xa"), "x");
+  EXPECT_EQ(stops.finish(), "a");
+  EXPECT_EQ(stops.feed("bc"), "bc");
+  EXPECT_FALSE(stops.stopped());
+}
+
 TEST(StopMatcher, FindsStopsAcrossAnyPieces) {
   const struct {
     std::vector<std::string> stops;

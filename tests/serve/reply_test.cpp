@@ -365,5 +365,48 @@ TEST(Reply, AResponseGivesToolsBackUnderTheNamesThatItsClientKnows) {
   EXPECT_EQ(text_of(output.at(1), "input"), "*** Begin");
 }
 
+// Reasoning tokens of usage, and the text of the logprobs' entries: reasoning, "|", content.
+std::pair<int64_t, std::string> counted(const Case& c) {
+  const Value all = parse(answer_of(c, Wire::kChat, false, {}, true));
+  const Value& details = *all.find("usage")->find("completion_tokens_details");
+  const Value& logprobs = *all.find("choices")->as_array().at(0).find("logprobs");
+  std::string text;
+  for (const char* key : {"reasoning_content", "content"}) {
+    if (const Value* list = logprobs.find(key); list && list->is_array())
+      for (const Value& entry : list->as_array())
+        for (const Value& byte : entry.find("bytes")->as_array()) text += static_cast<char>(*byte.to_int64());
+    if (*key == 'r') text += '|';
+  }
+  return {*details.find("reasoning_tokens")->to_int64(), text};
+}
+
+TEST(Reply, CallsInTheReasoningAreNoReasoning) {
+  const std::string block =
+      "\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>";
+  const int64_t plain = counted({.text = "hm"}).first;
+  EXPECT_EQ(counted({.text = "hm" + block}).first, plain);
+  EXPECT_EQ(counted({.text = "hm" + block}).second, "hm|");
+  EXPECT_GT(counted({.text = "hm" + block + " is how"}).first, plain);  // a quotation is
+}
+
+TEST(Reply, LogprobsStayWithTheirTextBesideMarkup) {
+  EXPECT_EQ(counted({.text = "a <｜DSML｜nonsense x=\"y\"> b</think>c </｜DSML｜stray> d"}).second, "a  b|c  d");
+  EXPECT_EQ(counted({.text = "a</think>b", .stop = {"bx"}}).second, "a|b");
+  EXPECT_EQ(counted({.text = "a</think>1X2", .stop = {"X"}}).second, "a|1");
+  EXPECT_EQ(counted({.text = "a</think>b<think>c</think>d", .stop = {"bd"}}).second, "ac|bd");
+  EXPECT_EQ(counted({.text = "\u20ac</think>\u20ac!"}).second, "\u20ac|\u20ac!");
+}
+
+TEST(Reply, WhatTheEngineGaveUpSaysSo) {
+  const Status gave_up = Error{Code::kUnsupported, "no token is allowed at position 3"};
+  const Case c{.text = "hm</think>so far"};
+  const Value whole = parse(answer_of(c, Wire::kChat, false, gave_up));
+  const Value& choice = whole.find("choices")->as_array().at(0);
+  EXPECT_EQ(text_of(choice, "finish_reason"), "insufficient_system_resource");
+  EXPECT_EQ(text_of(*choice.find("message"), "content"), "so far");
+  EXPECT_EQ(chat_stream(answer_of(c, Wire::kChat, true, gave_up)).end, "insufficient_system_resource");
+  EXPECT_EQ(text_of(*parse(answer_of(c, Wire::kMessages, false, gave_up)).find("error"), "type"), "api_error");
+}
+
 }  // namespace
 }  // namespace hadal::serve

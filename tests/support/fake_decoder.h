@@ -10,7 +10,7 @@
 
 namespace hadal::testing {
 
-class FakeDecoder final : public engine::Decoder {
+class FakeDecoder : public engine::Decoder {
  public:
   explicit FakeDecoder(int vocab = 64, int64_t max_tokens = 4096) : vocab_(vocab), max_tokens_(max_tokens) {
     kv::Layout layout{.n_nope = 64, .n_rope = 16, .index_dim = 32, .window = 8, .hidden_floats = 4, .ratios = {4}};

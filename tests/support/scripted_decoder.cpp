@@ -89,6 +89,7 @@ std::string scripted_answer(const std::string& prompt) {
 
   const bool thinks = trimmed(prompt).ends_with(text::kThinkOpen);
   const std::string before = thinks ? std::string("Let me see.") + text::kThinkClose : "";
+  if (const size_t raw = line.find("RAW "); raw != std::string::npos) return line.substr(raw + 4);
   const size_t call = line.find("CALL "), say = line.find("SAY "), count = line.find("COUNT ");
   if (call != std::string::npos) {
     const std::vector<std::string> steps = parts_of(line.substr(call), "THEN ");
@@ -135,14 +136,16 @@ Status ScriptedDecoder::forward(std::span<const model::Sequence> batch, std::vec
     place = {static_cast<float>(node / 65536), static_cast<float>(node % 65536)};
     sequence.state->advance(static_cast<int64_t>(sequence.tokens.size()));
     if (sequence.n_logits == 0) continue;
+    const auto token = next(node);
+    if (!token) return Error{Code::kCorrupt, "the script says so"};
     std::vector<float> row(static_cast<size_t>(vocab_size()), 0.0f);
-    row[static_cast<size_t>(next(node))] = 100;
+    row[static_cast<size_t>(*token)] = 100;
     logits.insert(logits.end(), row.begin(), row.end());
   }
   return {};
 }
 
-TokenId ScriptedDecoder::next(int32_t node) {
+std::optional<TokenId> ScriptedDecoder::next(int32_t node) {
   size_t said = 0;
   int32_t header = node;
   for (; header >= 0 && nodes_[static_cast<size_t>(header)].token != assistant_;
@@ -156,10 +159,14 @@ TokenId ScriptedDecoder::next(int32_t node) {
       ids.push_back(nodes_[static_cast<size_t>(at)].token);
     std::reverse(ids.begin(), ids.end());
     ids.resize(ids.size() - said + 1);  // with the think token of the header
-    found = answers_.emplace(header, tokenizer_.encode(scripted_answer(tokenizer_.decode(ids)))).first;
+    const std::string prompt = tokenizer_.decode(ids);
+    const std::string answer = scripted_answer(prompt);
+    found = answers_.emplace(header, Answer{tokenizer_.encode(answer), answer.ends_with("You said: FAIL")}).first;
   }
+  const auto& [answer, fails] = found->second;
   const size_t done = said - 1;  // the think token is no part of the answer
-  return done < found->second.size() ? found->second[done] : end_.front();
+  if (done < answer.size()) return answer[done];
+  return fails ? std::nullopt : std::optional(end_.front());
 }
 
 }  // namespace hadal::testing

@@ -2,13 +2,17 @@
 // window. The last user turn says what happens:
 //
 //   CALL name {json}   a tool call; several, divided by THEN: the n-th after n - 1 results (CALL a {} AND CALL b {}:
-//   both) SAY text           that text COUNT n            the numbers from 1 to n anything else      "You said: ..."
+//   both) SAY text           that text RAW text           that text, and no reasoning before it; markup in it is markup
+//   COUNT n            the numbers from 1 to n
+//   FAIL               a few words, then the decoder fails
+//   anything else      "You said: ..."
 //
 // After the last call's result the answer is "Done: " and that result. It thinks "Let me see." where thinking is on.
 #pragma once
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,7 +38,7 @@ class ScriptedDecoder final : public engine::Decoder {
     int32_t parent = -1;
     TokenId token = 0;
   };
-  TokenId next(int32_t node);
+  std::optional<TokenId> next(int32_t node);  // nullopt: it fails
 
   const text::Tokenizer& tokenizer_;
   const int64_t max_tokens_;
@@ -42,7 +46,11 @@ class ScriptedDecoder final : public engine::Decoder {
   std::vector<TokenId> end_;
   TokenId assistant_ = 0;
   std::vector<Node> nodes_;
-  std::map<int32_t, std::vector<TokenId>> answers_;  // by the node of the header that they follow
+  struct Answer {
+    std::vector<TokenId> ids;
+    bool fails = false;
+  };
+  std::map<int32_t, Answer> answers_;  // by the node of the header that they follow
 };
 
 // What the script says to a prompt that ends with an assistant's header.

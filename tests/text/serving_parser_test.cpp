@@ -17,7 +17,7 @@ namespace {
 const json::Array& tools() {
   static const json::Value kTools = json::parse(R"([
     {"name":"get","parameters":{"type":"object","properties":{"city":{"type":"string"},"days":{"type":"integer"},
-      "tags":{"type":"array"}},"required":["city"]}},
+      "tags":{"type":"array"},"where":{"type":"object"}},"required":["city"]}},
     {"name":"now","parameters":{"type":"object","properties":{}}}])")
                                         .value();
   return kTools.as_array();
@@ -43,8 +43,17 @@ Seen parse(std::string text, bool thinking, bool cut, std::mt19937* rng, int* re
       {kUser, ServingParser::Special::kOther}};
   ServingParser parser(thinking, tools());
   Seen seen;
+  std::string fed;  // with blanks for specials
+  size_t told = 0;
   const auto take = [&](const std::vector<Delta>& deltas) {
     for (const Delta& delta : deltas) {
+      if (delta.kind == Delta::Kind::kReasoning || delta.kind == Delta::Kind::kContent) {
+        EXPECT_GE(delta.begin, told);
+        told = delta.begin + 1;
+        if (delta.text.find("｜｜DSML｜｜") == std::string::npos) {
+          EXPECT_EQ(fed.substr(delta.begin, delta.text.size()), delta.text) << text;
+        }
+      }
       if (delta.kind == Delta::Kind::kReasoning) seen.reasoning += delta.text;
       if (delta.kind == Delta::Kind::kContent) seen.content += delta.text;
       if (delta.kind == Delta::Kind::kToolCall) {
@@ -60,6 +69,7 @@ Seen parse(std::string text, bool thinking, bool cut, std::mt19937* rng, int* re
     for (size_t at = 0; at < piece.size() && !parser.over();) {
       size_t n = rng ? 1 + (*rng)() % 7 : piece.size() - at;
       while (at + n < piece.size() && (static_cast<unsigned char>(piece[at + n]) & 0xC0) == 0x80) ++n;
+      fed += piece.substr(at, n);
       take(parser.text(piece.substr(at, n)));
       at += n;
     }
@@ -73,7 +83,11 @@ Seen parse(std::string text, bool thinking, bool cut, std::mt19937* rng, int* re
         which = &special;
       }
     plain(text.substr(0, first));
-    if (which && !parser.over()) take(parser.special(which->second, which->first));
+    if (which && !parser.over()) {
+      const auto deltas = parser.special(which->second, which->first);
+      fed.resize(parser.n_fed(), ' ');
+      take(deltas);
+    }
     text.erase(0, first + (which ? which->first.size() : 0));
   }
   take(parser.finish(cut));
@@ -89,6 +103,12 @@ std::string invoke(const std::string& name, const std::string& body) {
 std::string parameter(const std::string& name, const std::string& value, const char* is_string = "true") {
   return "<｜DSML｜parameter name=\"" + name + "\" string=\"" + is_string + "\">" + value + "</｜DSML｜parameter>";
 }
+std::string nested(const std::string& name, const std::string& value) {
+  return "<｜DSML｜parameter name=\"" + name + "\">" + value + "</｜DSML｜parameter>";
+}
+const std::string kPlain =
+    "<tool_calls>\n<invoke name=\"get\">\n<parameter name=\"city\" string=\"true\">Bern</parameter>\n</invoke>\n"
+    "</tool_calls>";
 const std::string kBern = invoke("get", parameter("city", "Bern"));
 const std::string kBernCall = R"(get({"city": "Bern"}))";
 
@@ -183,6 +203,46 @@ TEST(ServingParser, TheTableOfRepairs) {
       {"11 not wrapped",
        kOpen + invoke("get", parameter("input", "Bern")) + kClose,
        {"", "", {R"(get({"input": "Bern"}))"}}},
+      {"12 parameters in a parameter",
+       kOpen +
+           invoke("get", parameter("city", "B") + "\n" +
+                             nested("where", "\n" + parameter("x", "1", "false") + parameter("y", "a") + "\n")) +
+           kClose,
+       {"", "", {R"(get({"city": "B", "where": {"x": 1, "y": "a"}}))"}}},
+      {"12 and in those",
+       kOpen +
+           invoke("get",
+                  parameter("city", "B") + nested("where", nested("at", parameter("x", "1")) + nested("n", "2"))) +
+           kClose,
+       {"", "", {R"(get({"city": "B", "where": {"at": {"x": "1"}, "n": 2}}))"}}},
+      {"12 all arguments",
+       kOpen + invoke("get", nested("arguments", parameter("city", "Bern"))) + kClose,
+       {"", "", {kBernCall}}},
+      {"12 without an end",
+       kOpen + "<｜DSML｜invoke name=\"get\">\n" + parameter("city", "B") + "<｜DSML｜parameter name=\"where\">" +
+           parameter("x", "1"),
+       {"", "", {R"(get({"city": "B", "where": {"x": "1"}}))"}}},
+      {"12 but not where the schema says text",
+       kOpen + invoke("get", "<｜DSML｜parameter name=\"city\">\n" + parameter("days", "2", "false")) + kClose,
+       {"", "", {R"(get({"city": "\n", "days": 2}))"}}},
+      {"18 plain XML", "x\n\n" + kPlain, {"", "x", {kBernCall}}},
+      {"18 the short form",
+       "<DSML｜tool_calls>\n<DSML｜invoke name=\"get\">\n<DSML｜parameter name=\"city\" "
+       "string=\"true\">Bern</DSML｜parameter>\n</DSML｜invoke>\n</DSML｜tool_calls>\n",
+       {"", "", {kBernCall}}},
+      {"18 but not before more", "x\n\n" + kPlain + "\nis how", {"", "x\n\n" + kPlain + "\nis how", {}}},
+      {"18 nor in a fence", "```\n" + kPlain + "\n```", {"", "```\n" + kPlain + "\n```", {}}},
+      {"18 nor in a sentence", "x " + kPlain, {"", "x " + kPlain, {}}},
+      {"18 nor undeclared",
+       "<tool_calls>\n<invoke name=\"rm\">\n</invoke>\n</tool_calls>",
+       {"", "<tool_calls>\n<invoke name=\"rm\">\n</invoke>\n</tool_calls>", {}}},
+      {"18 nor cut", "\n\n<tool_calls>\n<invoke na", {"", "\n\n<tool_calls>\n<invoke na", {}}, false, true},
+      {"18 nor before a token", "<tool_calls>\n<think>b", {"", "<tool_calls>\nb", {}}},
+      {"18 nor in reasoning", kPlain, {kPlain, "", {}}, true},
+      {"18 doubled bars",
+       "\n\n<｜[[DSML]]｜tool_calls>\n</｜[[DSML]]｜tool_calls>",
+       {"", "\n\n<｜｜DSML｜｜tool_calls>\n</｜｜DSML｜｜tool_calls>", {}}},
+      {"18 twice begun", "<tool_calls>\n\n" + kPlain, {"", "<tool_calls>", {kBernCall}}},
       {"13 a JSON body", kOpen + invoke("get", R"({"city": "Bern"})") + kClose, {"", "", {kBernCall}}},
       {"14 twice",
        kOpen + invoke("get", parameter("city", "A") + parameter("city", "B")) + kClose,
@@ -217,6 +277,10 @@ TEST(ServingParser, TheTableOfRepairs) {
        {"", "x", {}},
        false,
        true},
+      {"a special in a tag that is none", "a <｜DSML｜nonsense <｜User｜>b> c", {"", "a  c", {}}},
+      {"a special between calls",
+       kOpen + kBern + "<｜User｜>" + invoke("now", "") + kClose,
+       {"", "", {kBernCall, "now({})"}}},
       {"no tag at all", "a ｜DSML｜b <｜DSML｜nonsense x=\"y\"> c", {"", "a  c", {}}},
   };
   std::mt19937 rng(11);
@@ -232,6 +296,58 @@ TEST(ServingParser, AHeaderThatNeverEndsIsTheSameForEverySplit) {
   const std::string text = kOpen + invoke("get", parameter(std::string(700, 'k'), "v")) + kClose;
   const Seen whole = parse(text, false, false, nullptr);
   for (int i = 0; i < 40; ++i) EXPECT_EQ(parse(text, false, false, &rng), whole);
+}
+
+// Tags, halves of tags and text in any order.
+TEST(ServingParser, AnyTextIsTheSameForEverySplit) {
+  const std::string pieces[] = {kOpen,
+                                kClose,
+                                kBern,
+                                kPlain,
+                                "<｜DSML｜",
+                                "</｜DSML｜",
+                                "<｜DSML｜invoke name=\"get\">",
+                                "</｜DSML｜invoke>",
+                                "<｜DSML｜parameter name=\"where\">",
+                                "<｜DSML｜parameter name=\"city\" string=\"true\">",
+                                "</｜DSML｜parameter>",
+                                "<think>",
+                                "</think>",
+                                "<｜User｜>",
+                                "｜DSML｜",
+                                "\n",
+                                "\n\n",
+                                "<",
+                                "</",
+                                ">",
+                                "\"",
+                                "{",
+                                "}",
+                                " ",
+                                "text",
+                                "é",
+                                "<tool_calls>",
+                                "<tool_ca",
+                                "</tool_calls>",
+                                "<invoke name=\"get\">",
+                                "</invoke>",
+                                "<parameter name=\"city\">",
+                                "</parameter>",
+                                "<DSML｜tool_calls>",
+                                "tool_calls>",
+                                "invoke",
+                                "parameter",
+                                " name=\"x\"",
+                                "1",
+                                "[1,]"};
+  std::mt19937 rng(13);
+  for (int i = 0; i < 20000; ++i) {
+    std::string text;
+    for (size_t n = rng() % 14; n > 0; --n) text += pieces[rng() % std::size(pieces)];
+    const bool thinking = rng() % 2, cut = rng() % 4 == 0;
+    const Seen whole = parse(text, thinking, cut, nullptr);
+    for (int k = 0; k < 3; ++k) ASSERT_EQ(parse(text, thinking, cut, &rng), whole) << text << "\nrow " << i;
+  }
 }
 
 // Well-formed texts are what the strict parser says, and of whatever is not nothing ever leaks.
