@@ -30,7 +30,7 @@ int weight_of(const Family& family) {
 
 }  // namespace
 
-std::vector<std::string> Mixture::names() { return {"base", "long", "tools", "skills", "sft"}; }
+std::vector<std::string> Mixture::names() { return {"base", "long", "tools", "skills", "calls", "sft"}; }
 
 std::vector<std::string> Mixture::environments() const {
   std::vector<std::string> ids;
@@ -87,6 +87,12 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
                      tasks(4, Form::kSft, true, "talk chat story"),
                      tasks(16, Form::kChat, false, "tool"),
                      tasks(14, Form::kChat, true, "tool")};
+  } else if (name == "calls") {
+    m.components_ = {tasks(36, Form::kSft, false, "tool"),         tasks(34, Form::kSft, true, "tool"),
+                     tasks(6, Form::kSft, false, "json"),          tasks(4, Form::kSft, true, "json"),
+                     tasks(6, Form::kSft, false, "recall-needle"), tasks(4, Form::kSft, true, "add"),
+                     tasks(3, Form::kSft, true, "copy reverse"),   tasks(2, Form::kSft, false, "copy reverse"),
+                     tasks(3, Form::kSft, false, "talk chat"),     tasks(2, Form::kSft, true, "talk chat")};
   } else if (name == "sft") {
     m.components_ = {tasks(15, Form::kSft, true, kTalks),   tasks(10, Form::kSft, true, kRules),
                      tasks(10, Form::kSft, true, "recall"), tasks(20, Form::kSft, false, kTalks),
@@ -95,7 +101,7 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
   } else {
     return Error{Code::kNotFound, fmt::format("mixture: expected one of {}, found {}", join(names()), name)};
   }
-  m.focused_ = name == "tools" || name == "skills" || name == "sft";
+  m.focused_ = name == "tools" || name == "skills" || name == "calls" || name == "sft";
   for (Component& component : m.components_) {
     if (component.part == Part::kEnglish && !corpus) component.part = Part::kStory;
     if (component.part != Part::kTasks) continue;

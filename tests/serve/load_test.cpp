@@ -82,7 +82,7 @@ class Running {
   }
   uint16_t port() const { return server_->port(); }
   int64_t stat(const char* key) const {
-    const auto answer = testing::talk(port(), "GET /stats HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    const auto answer = testing::talk(port(), "GET /stats HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     const auto stats = json::parse(answer.body);
     return stats.ok() && stats.value().find(key) ? stats.value().find(key)->to_int64().value() : -1;
   }
@@ -132,7 +132,7 @@ TEST(Load, StreamsGoOnBesideIdleConnectionsAndAFreshRequestIsAnswered) {
   std::vector<std::unique_ptr<HttpClient>> idle, streams;
   for (int i = 0; i < kIdle; ++i) {
     idle.push_back(std::make_unique<HttpClient>(running.port()));
-    ASSERT_TRUE(idle.back()->send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n"));
+    ASSERT_TRUE(idle.back()->send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     ASSERT_NE(idle.back()->read("\"ok\"}").find("200 OK"), std::string::npos);
   }
   for (int i = 0; i < kStreams; ++i) {
@@ -194,7 +194,7 @@ TEST(Load, StreamsGoOnBesideIdleConnectionsAndAFreshRequestIsAnswered) {
   }
   EXPECT_GT(static_cast<double>(all), 200 * n_tokens) << "tokens that were not streamed";
   for (const auto& client : idle) {  // they are still served
-    ASSERT_TRUE(client->send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n"));
+    ASSERT_TRUE(client->send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     ASSERT_NE(client->read("\"ok\"}").find("200 OK"), std::string::npos);
   }
   const int64_t files = open_files();
@@ -262,9 +262,9 @@ std::string try_something(uint16_t port, std::mt19937& random) {
       return expect(413, post_request(path, std::string(static_cast<size_t>(200000 + draw(1 << 19)), ' ')));
     case 15:
       return draw(2) ? expect(404, post_request("/v1/nothing", good))
-                     : expect(405, "PUT /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+                     : expect(405, "PUT /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     case 16: {  // one byte now and then, and never all of them
-      const std::string whole = draw(2) ? post_request(path, good) : "GET /health HTTP/1.1\r\nHost: x\r\nX: 1";
+      const std::string whole = draw(2) ? post_request(path, good) : "GET /health HTTP/1.1\r\nHost: localhost\r\nX: 1";
       const size_t n = whole.size() - 5;
       client.send(whole.substr(0, n - 3));
       for (size_t i = n - 3; i < n; ++i) {
@@ -276,7 +276,7 @@ std::string try_something(uint16_t port, std::mt19937& random) {
     }
     default:  // several on one connection
       for (int i = 0; i < 3; ++i) {
-        client.send("GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n");
+        client.send("GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n");
         if (client.read("]}").find("200 OK") == std::string::npos) return "a connection was not kept";
       }
       return "";
