@@ -95,7 +95,7 @@ std::vector<ServerEvent> events_of(const std::string& body) {
 }
 
 std::string post_request(const std::string& path, const std::string& body, const std::string& more) {
-  return "POST " + path + " HTTP/1.1\r\nHost: x\r\n" + more + "Content-Length: " + std::to_string(body.size()) +
+  return "POST " + path + " HTTP/1.1\r\nHost: localhost\r\n" + more + "Content-Length: " + std::to_string(body.size()) +
          "\r\n\r\n" + body;
 }
 

@@ -14,22 +14,10 @@
 
 #include "base/json.h"
 #include "serve/server.h"
+#include "tests/support/byte_tokenizer.h"
 #include "tests/support/fake_decoder.h"
-#include "text/tokenizer_json.h"
 
 namespace hadal::testing {
-
-inline const text::Tokenizer& tokenizer() {
-  static const text::Tokenizer kTokenizer =
-      text::Tokenizer::parse(json::dump(text::tokenizer_json({}, false)), "bytes").value();
-  return kTokenizer;
-}
-
-inline std::optional<TokenId> letter(char c) {
-  for (TokenId id = 0; id < tokenizer().size(); ++id)
-    if (tokenizer().piece(id) == std::string_view(&c, 1)) return id;
-  return std::nullopt;
-}
 
 struct Running {
   FakeDecoder decoder{tokenizer().size(), 100000};
