@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,6 +27,11 @@ constexpr size_t kMostSaves = 16;  // waiting; more would hold memory that conve
 int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
       .count();
+}
+double thread_cpu_seconds() {
+  timespec time{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 double seconds_since(int64_t start) { return static_cast<double>(now_ns() - start) / kSecond; }
 
@@ -308,6 +314,7 @@ Status Store::save(const std::vector<Digest>& names, const kv::Context& context)
   const int64_t end = context.state.length();
   HADAL_CHECK(end > 0 && end % kBlock == 0 && static_cast<int64_t>(names.size()) > end / kBlock);
   const int64_t start = now_ns();
+  const double cpu_start = thread_cpu_seconds();
   std::vector<Unit> below;
   {
     const std::lock_guard lock(mutex_);
@@ -348,6 +355,7 @@ Status Store::save(const std::vector<Digest>& names, const kv::Context& context)
   ++counters_.saved;
   counters_.saved_bytes += unit.bytes();
   counters_.save_s += seconds_since(start);
+  counters_.save_cpu_s += thread_cpu_seconds() - cpu_start;
   return {};
 }
 

@@ -48,7 +48,7 @@ struct StoreOptions {
 struct StoreCounters {
   int64_t units = 0, bytes = 0;  // now
   int64_t saved = 0, saved_bytes = 0, loaded = 0, loaded_bytes = 0, evicted = 0, damaged = 0, failed = 0, skipped = 0;
-  double save_s = 0, load_s = 0;
+  double save_s = 0, save_cpu_s = 0, load_s = 0;
 };
 
 struct Unit {

@@ -5,14 +5,18 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <climits>
 #include <cstring>
+#include <thread>
 
 namespace hadal::cache {
 namespace {
 
-constexpr int kMostParts = 256;                  // of one call; IOV_MAX is 1,024
+constexpr int kMostParts = 256;  // of one call; IOV_MAX is 1,024
+constexpr size_t kLargeBytes = size_t{8} << 20;
+constexpr size_t kFailed = SIZE_MAX;
 constexpr size_t kPieceBytes = size_t{1} << 20;  // read, then summed while it is in the processor's cache
 
 // Parts of one section, in order, as they lie in memory.
@@ -85,21 +89,44 @@ class File {
     }
     return {};
   }
-  // The same, summed on the way.
+  // The same, summed on the way: of what is large by a thread that follows the one that reads.
   Status read(const Parts& parts, const UnitHeader::Place& place) {
     Sum sum;
+    std::atomic<size_t> n_read{0};  // parts
+    const auto add_up = [&](size_t from, size_t to) {
+      for (; from < to; ++from) sum.add(parts[from].iov_base, parts[from].iov_len);
+    };
+    std::thread adder;
+    if (place.bytes > kLargeBytes)
+      adder = std::thread([&] {
+        for (size_t at = 0; at < parts.size();) {
+          n_read.wait(at);
+          const size_t to = std::min(n_read.load(), parts.size());
+          add_up(at, to);
+          at = n_read.load() == kFailed ? parts.size() : to;
+        }
+      });
     uint64_t offset = place.offset;
-    for (size_t at = 0; at < parts.size();) {
+    Status status;
+    for (size_t at = 0; at < parts.size() && status.ok();) {
       Parts piece;
       size_t bytes = 0;
       for (; at < parts.size() && bytes < kPieceBytes; ++at) {
         piece.push_back(parts[at]);
         bytes += parts[at].iov_len;
       }
-      HADAL_TRY(read(piece, offset));
-      for (const iovec& part : piece) sum.add(part.iov_base, part.iov_len);
+      status = read(piece, offset);
+      if (!adder.joinable()) {
+        if (status.ok()) add_up(at - piece.size(), at);
+        offset += bytes;
+        continue;
+      }
+      n_read.store(status.ok() ? at : kFailed);
+      n_read.notify_one();
       offset += bytes;
     }
+    if (adder.joinable()) adder.join();
+    HADAL_TRY(status);
     if (sum.value() != place.sum)
       return corrupt(fmt::format("section {}: its sum is wrong", static_cast<uint32_t>(place.kind)));
     return {};

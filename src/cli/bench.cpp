@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "checkpoint/plan.h"
 #include "checkpoint/summary.h"
+#include "cli/bench_cache.h"
 #include "cli/commands.h"
 #include "cli/model_option.h"
 #include "cli/terminal.h"
@@ -23,7 +24,8 @@ struct BenchOptions {
   std::string model, isa = "auto";
   int threads = 0, repetitions = 5;
   int64_t prompt = 512, tokens = 16;
-  bool json = false;
+  bool json = false, cache = false;
+  std::string cache_dir;
 };
 
 template <class Body>
@@ -238,8 +240,14 @@ void add_bench(CLI::App& app, int& exit_status) {
       ->capture_default_str();
   command->add_option("--repetitions", options->repetitions, "")->check(CLI::Range(1, 1000))->capture_default_str();
   command->add_flag("--json", options->json, "one JSON object");
+  command->add_flag("--cache", options->cache, "the context cache instead");
+  command->add_option("--cache-dir", options->cache_dir, "on the disk to measure (the temporary one)")
+      ->type_name("DIR");
   command->callback([options, &exit_status] {
-    const auto status = bench(*options);
+    const auto status =
+        options->cache
+            ? bench_cache({options->model, options->cache_dir, options->threads, options->prompt, options->tokens})
+            : bench(*options);
     exit_status = status.ok() ? status.value() : report_failure(status.error());
   });
 }

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -41,6 +42,23 @@ class RowRing {
   std::vector<std::byte> bytes_;
 };
 
+// Memory of pages. What is let go is kept for the next, up to kKept bytes: memory that was touched costs the system
+// nothing to give again, which is most of the time of reading a state from disk. Threads: any.
+class PagePool {
+ public:
+  static constexpr size_t kKept = size_t{512} << 20;
+  static std::shared_ptr<std::byte[]> take(size_t bytes);  // content undefined
+
+ private:
+  struct Free {
+    std::mutex mutex;
+    std::vector<std::pair<size_t, std::vector<std::byte*>>> pages;  // by size, of which there are few
+    size_t bytes = 0;
+  };
+  static Free& free_pages();
+  static void give(std::byte* page, size_t bytes);
+};
+
 class PagedRows {
  public:
   static constexpr int64_t kPageRows = 64;
@@ -60,9 +78,9 @@ class PagedRows {
     const size_t page = static_cast<size_t>(size_ / kPageRows);
     const size_t page_bytes = static_cast<size_t>(kPageRows * row_bytes_);
     if (page == pages_.size()) {
-      pages_.push_back(std::make_shared_for_overwrite<std::byte[]>(page_bytes));
+      pages_.push_back(PagePool::take(page_bytes));
     } else if (pages_[page].use_count() > 1) {  // a fork still reads it
-      auto own = std::make_shared_for_overwrite<std::byte[]>(page_bytes);
+      auto own = PagePool::take(page_bytes);
       std::memcpy(own.get(), pages_[page].get(), static_cast<size_t>(size_ % kPageRows * row_bytes_));
       pages_[page] = std::move(own);
     }

@@ -3,11 +3,14 @@
 #include "cache/store.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -254,6 +257,54 @@ TEST(Store, TheBudgetHoldsAndChildrenGoBeforeParents) {
   EXPECT_EQ(on_disk, store->counters().bytes);
   store->prune(0);
   EXPECT_TRUE(files_in(directory).empty());
+}
+
+// A server's steady state: full, and every save drives something out. HADAL_SOAK_SECONDS for longer than a moment.
+TEST(Store, SteadyEvictionStaysUnderItsBudgetAndLeavesNothingBehind) {
+  const char* asked = std::getenv("HADAL_SOAK_SECONDS");
+  const std::string directory = testing::temp_dir("store-soak") + "/cache";
+  StoreOptions small = options(directory);
+  small.budget = asked ? 150'000'000 : 1'500'000;  // some ten thousand units, or a hundred
+  std::mt19937_64 random(6);
+  {
+    const auto store = Store::open(small).value();
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(asked ? std::atoi(asked) : 1);
+    int64_t memory = 0;
+    for (int64_t i = 0; std::chrono::steady_clock::now() < until || store->counters().evicted < 100; ++i) {
+      const auto ids = ids_of(random() % 40'000, 128 * (1 + static_cast<int64_t>(random() % 3)));
+      const auto names = names_of(ids);
+      if (const Found found = store->find(names, 384); found.length() > 0) {
+        ASSERT_TRUE(store->load(found, ids).ok());
+      }
+      store->save_later(names, state_of(ids));
+      if (i % 8 == 0) store->flush();
+      store->collect();
+      ASSERT_LE(store->counters().bytes, small.budget);
+      if (i % 20'000 == 0) {  // memory: resident pages, from the time on when the index is full
+        std::ifstream statm("/proc/self/statm");
+        int64_t size = 0, resident = 0;
+        statm >> size >> resident;
+        if (memory == 0 && store->counters().evicted > 1000) memory = resident;
+        if (memory > 0) {
+          ASSERT_LE(resident, memory + memory / 4 + 4096);
+        }
+      }
+    }
+    store->flush();
+    const StoreCounters counters = store->counters();
+    fmt::print("{} units, {} bytes of {}; {} saved, {} evicted\n", counters.units, counters.bytes, small.budget,
+               counters.saved, counters.evicted);
+    EXPECT_EQ(counters.failed, 0);
+    EXPECT_EQ(counters.damaged, 0);
+    const auto files = files_in(directory);
+    EXPECT_EQ(files.size(), static_cast<size_t>(counters.units));
+  }
+  Disk disk;
+  for (const std::string& file : files_in(directory)) {
+    ASSERT_TRUE(is_unit_file_name(file)) << file;
+    ASSERT_TRUE(check_unit(disk, directory, file).ok());
+  }
+  fs::remove_all(directory);
 }
 
 TEST(Store, SeveralProcessesShareADirectory) {
