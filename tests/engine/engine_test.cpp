@@ -39,6 +39,42 @@ TEST(Session, AnyChunkAndAnyReuseGiveTheSameTokens) {
   EXPECT_EQ(again.value().tokens, expected);
 }
 
+// Every session is another process: nothing is in memory, what the ones before left is on disk.
+TEST(Session, GoesOnFromDiskBitForBit) {
+  const auto engine = open_micro();
+  const auto store = cache::Store::open({.directory = testing::temp_dir("session-cache") + "/cache",
+                                         .identity = {.model = "micro", .fingerprint = "micro", .arithmetic = 1},
+                                         .layout = engine->transformer().layout()})
+                         .value();
+  const auto ids = testing::random_tokens(9, 900, 96);
+  const std::span<const TokenId> all(ids);
+  for (size_t n : {100, 129, 300, 301, 512, 640, 899}) {
+    SCOPED_TRACE(n);
+    for (const int64_t chunk : {7, 512}) {
+      const GenerateOptions options{
+          .sampling = {.seed = n}, .max_tokens = 140, .chunk = chunk, .header_at = static_cast<int64_t>(n) - 3};
+      Session cold(*engine), warm(*engine, store.get());
+      const auto expected = cold.generate(all.first(n), options), answered = warm.generate(all.first(n), options);
+      ASSERT_TRUE(expected.ok() && answered.ok());
+      EXPECT_EQ(answered.value().tokens, expected.value().tokens);
+      if (n > 300 || (n > 129 && chunk > 7)) {
+        EXPECT_GE(answered.value().reused_tokens, 128);
+      }
+      store->flush();
+      // The next turn, after the answer.
+      std::vector<TokenId> next(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(n));
+      next.insert(next.end(), expected.value().tokens.begin(), expected.value().tokens.end());
+      next.push_back(7);
+      Session other(*engine), another(*engine, store.get());
+      const auto after = other.generate(next, options), after_disk = another.generate(next, options);
+      ASSERT_TRUE(after.ok() && after_disk.ok());
+      EXPECT_EQ(after_disk.value().tokens, after.value().tokens);
+      store->flush();
+    }
+  }
+  EXPECT_GT(store->counters().loaded, 15);
+}
+
 TEST(Session, StopsAndLimitsAndErrors) {
   const auto engine = open_micro();
   Session session(*engine);
