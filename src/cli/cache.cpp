@@ -238,8 +238,12 @@ Result<int> explain(const CacheCommand& command) {
     other = at < unit.end ? own.value()[static_cast<size_t>(at - unit.begin)] : -1;
   }
   const auto quoted = [&](TokenId id) { return json::dump(json::Value(printable(tokenizer.decode({&id, 1})))); };
-  fmt::print("prompt: {} tokens, of which a chain of {} units holds the first {} ({} MiB to read)\n", n,
-             found.units.size(), found.length(), mebibytes(found.bytes()));
+  if (found.units.empty()) {
+    fmt::print("prompt: {} tokens, none of which is on disk\n", n);
+  } else {
+    fmt::print("prompt: {} tokens, of which the first {} are on disk ({} units, {} MiB to read)\n", n, found.length(),
+               found.units.size(), mebibytes(found.bytes()));
+  }
   if (of_space == 0) {
     fmt::print("nothing begins like it: no unit of this model, arithmetic and space shares its first {} tokens\n",
                cache::kBlock);

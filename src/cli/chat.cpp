@@ -235,6 +235,7 @@ class Chat {
     if (interactive_) fmt::print("\n");
     if (session_.empty()) return;
     if (const Status saved = save(session_); !saved.ok()) fmt::print(stderr, "hadal: {}\n", saved.error().message);
+    ::chmod(session_.c_str(), 0600);
   }
 
   Result<Dialogue::Answer> one_answer() {
@@ -331,6 +332,7 @@ Result<std::string> session_file(const std::string& name) {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) return Error{Code::kIo, fmt::format("{}: cannot create: {}", directory, error.message())};
+  ::chmod(directory.c_str(), 0700);
   return directory + "/" + name + ".jsonl";
 }
 
@@ -373,9 +375,7 @@ void add_chat(CLI::App& app, int& exit_status) {
   auto options = std::make_shared<ChatOptions>();
   add_model_options(*command, options->model);
   command->add_option("--system", options->system, "system message")->type_name("TEXT");
-  command
-      ->add_option("--world", options->world, "give the model the tools of a generated environment (hadal data list)")
-      ->type_name("ID");
+  command->add_option("--world", options->world, "tools of a generated environment (hadal data list)")->type_name("ID");
   command->add_option("--session", options->session, "keep the conversation, and go on with it next time")
       ->type_name("NAME");
   add_cache_options(*command, options->cache);

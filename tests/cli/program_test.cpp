@@ -1,6 +1,8 @@
 // The program as people and scripts meet it: exit statuses, error lines, what goes to stdout.
 
 #include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
@@ -84,6 +86,56 @@ TEST(Program, ChatTakesCommandsAndMessagesFromAPipe) {
   EXPECT_NE(outcome.out.find("4 messages loaded"), std::string::npos) << outcome.out;
   EXPECT_NE(outcome.out.find("kept)"), std::string::npos) << outcome.out;
   EXPECT_EQ(outcome.out.find('\x1b'), std::string::npos);
+}
+
+TEST(Program, ASessionGoesOnFromDiskAndCacheSaysWhatIsThere) {
+  const std::string model = std::string(HADAL_SOURCE_DIR) + "/models/hadal-nano", home = temp_dir("session");
+  const std::string cache = " --cache-dir " + home + "/kv";
+  ::setenv("XDG_STATE_HOME", home.c_str(), 1);
+  std::string story = "Listen:";
+  for (int i = 0; i < 60; ++i) story += " The fox went to the river.";
+  const std::string chat = "chat -m " + model + " --temp 0 -n 20 --think off --session s" + cache;
+  const Outcome first = hadal(chat, story + "\n");
+  EXPECT_EQ(first.status, 0) << first.err;
+  struct stat about {};
+  ASSERT_EQ(::stat((home + "/hadal/sessions/s.jsonl").c_str(), &about), 0);
+  EXPECT_EQ(about.st_mode & 0777, 0600u);
+  const Outcome next = hadal(chat, "And then?\n");
+  EXPECT_NE(next.out.find("2 messages of"), std::string::npos) << next.out;
+  EXPECT_NE(next.out.find(" kept)"), std::string::npos) << next.out;  // tokens that were not read again
+  EXPECT_EQ(hadal("chat -m " + model + " --session ../x", "x\n").status, 1);
+  ::unsetenv("XDG_STATE_HOME");
+
+  const auto stat = json::parse(hadal("cache stat --json" + cache).out);
+  ASSERT_TRUE(stat.ok());
+  EXPECT_GT(stat.value().find("units")->to_int64(), 0);
+  EXPECT_EQ(stat.value().find("damaged")->to_int64(), 0);
+  const std::string request = home + "/request.json";
+  const auto ask = [&](const std::string& text) {
+    std::ofstream(request) << json::dump(
+        json::Object{{"model", "hadal-nano"},
+                     {"thinking", json::Object{{"type", "disabled"}}},
+                     {"messages", json::Array{json::Object{{"role", "user"}, {"content", text}}}}});
+    return hadal("cache explain -m " + model + cache + " " + request).out;
+  };
+  EXPECT_NE(ask(story).find("are on disk"), std::string::npos) << ask(story);
+  const std::string parted = ask(story.substr(0, 1200) + " And a dog.");
+  EXPECT_NE(parted.find("the most similar unit shares "), std::string::npos) << parted;
+  EXPECT_NE(ask("Something else").find("none of which is on disk"), std::string::npos);
+
+  EXPECT_EQ(hadal("cache verify" + cache).status, 0);
+  const Outcome listed = hadal("cache ls" + cache);
+  const std::string unit = listed.out.substr(listed.out.find('\n') + 1, 32);
+  std::fstream(home + "/kv/" + unit + ".kv", std::ios::in | std::ios::out | std::ios::binary)
+      .seekp(700)
+      .put('x')
+      .put('y');
+  std::ofstream(home + "/kv/.part-0-1-2") << "torn";
+  const Outcome verified = hadal("cache verify" + cache);
+  EXPECT_EQ(verified.status, 1);
+  EXPECT_NE(verified.out.find("2 wrong"), std::string::npos) << verified.out;
+  EXPECT_EQ(hadal("cache prune" + cache).status, 0);
+  EXPECT_NE(hadal("cache stat" + cache).out.find("all                             0"), std::string::npos);
 }
 
 TEST(Program, JsonLineCommandsAnswerEveryLine) {
