@@ -327,7 +327,54 @@ std::vector<TokenId> PromptMaker::ids_of(std::string_view text, bool shielded) c
   return ids;
 }
 
-std::variant<Prompt, ApiError> PromptMaker::make(const Turn& turn, bool repair_history) const {
+// Which part of a conversation came before something: a chain, a link for each assistant's header.
+static Digest fold(const Digest& before, std::span<const TokenId> ids) {
+  std::string all(reinterpret_cast<const char*>(before.data()), before.size());
+  all.append(reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(TokenId));
+  return sha256(all);
+}
+
+// Puts the sampled ids in the place of those that the text of an assistant's turn gives, where the turn still says the
+// same behind the same header. sent: the assistants of the conversation. Returns the chain up to the last of their
+// headers, which ends at `folded`.
+Digest PromptMaker::replay(const Replays& replays, const std::vector<Said>& sent, std::vector<TokenId>& ids,
+                           size_t& folded) const {
+  const auto assistant = tokenizer_.id_of(text::kAssistant), eos = tokenizer_.id_of(text::kEos);
+  Digest digest{};
+  folded = 0;
+  if (!assistant || !eos) return digest;
+  std::vector<std::pair<size_t, size_t>> turns;  // header, end token
+  for (size_t i = 0; i < ids.size(); ++i)
+    if (ids[i] == *assistant) {
+      const auto end = std::find(ids.begin() + static_cast<ptrdiff_t>(i), ids.end(), *eos);
+      if (end == ids.end() || end - ids.begin() < static_cast<ptrdiff_t>(i) + 2) break;
+      turns.emplace_back(i, end - ids.begin());
+    }
+  const bool fits = replays.memory && turns.size() == sent.size();
+  std::vector<TokenId> out;
+  size_t at = 0;
+  for (size_t k = 0; k < turns.size(); ++k) {
+    const auto [header, end] = turns[k];
+    const size_t begin = header + 2;  // behind the think token
+    out.insert(out.end(), ids.begin() + static_cast<ptrdiff_t>(at), ids.begin() + static_cast<ptrdiff_t>(begin));
+    digest = fold(digest, std::span(out).subspan(folded));
+    folded = out.size();
+    std::shared_ptr<const Said> said;
+    if (fits)
+      said = sent[k].calls.empty() ? replays.memory->after(replays.space, digest, sent[k].content)
+                                   : replays.memory->of_call(replays.space, sent[k].calls[0].id);
+    if (said && said->think == ids[header + 1] && agrees(*said, sent[k]))
+      out.insert(out.end(), said->ids.begin(), said->ids.end());
+    else
+      out.insert(out.end(), ids.begin() + static_cast<ptrdiff_t>(begin), ids.begin() + static_cast<ptrdiff_t>(end));
+    at = end;
+  }
+  out.insert(out.end(), ids.begin() + static_cast<ptrdiff_t>(at), ids.end());
+  ids = std::move(out);
+  return digest;
+}
+
+std::variant<Prompt, ApiError> PromptMaker::make(const Turn& turn, bool repair_history, const Replays& replays) const {
   auto normal = normalise(turn, repair_history);
   if (std::holds_alternative<ApiError>(normal)) return std::get<ApiError>(std::move(normal));
   json::Array messages = std::get<json::Array>(std::move(normal));
@@ -344,6 +391,21 @@ std::variant<Prompt, ApiError> PromptMaker::make(const Turn& turn, bool repair_h
       open_reasoning = text_of(last, "reasoning_content");
       messages.pop_back();
     }
+  }
+
+  std::vector<Said> sent;
+  for (Value& message : messages) {
+    if (!is(message, "assistant")) continue;
+    Said said{text_of(message, "reasoning_content"), text_of(message, "content"), {}, 0, {}};
+    for (const Value& call : calls_of(message))
+      if (const Value* function = call.find("function"))
+        said.calls.push_back({text_of(call, "id"), text_of(*function, "name"), text_of(*function, "arguments")});
+    // Reasoning that the client lost, and that the model should still see.
+    if (turn.thinks() && replays.memory && said.reasoning.empty() && !said.calls.empty())
+      if (const auto sampled = replays.memory->of_call(replays.space, said.calls[0].id);
+          sampled && agrees(*sampled, said))
+        message.set("reasoning_content", sampled->reasoning);
+    sent.push_back(std::move(said));
   }
 
   Shield shield(*added_);
@@ -375,10 +437,14 @@ std::variant<Prompt, ApiError> PromptMaker::make(const Turn& turn, bool repair_h
   result.thinking_open = turn.thinks() && (!continues || !open_reasoning.empty()) && !has_task;
   const std::string_view whole(prompt.text);
   result.ids = ids_of(whole.substr(0, prompt.header_begin), shield.used());
+  size_t folded = 0;
+  const Digest before = replay(replays, sent, result.ids, folded);
   result.header_at = static_cast<int64_t>(result.ids.size());
   if (const auto user = tokenizer_.id_of(text::kUser))
     result.system_end = std::find(result.ids.begin(), result.ids.end(), *user) - result.ids.begin();
   for (const TokenId id : ids_of(whole.substr(prompt.header_begin), shield.used())) result.ids.push_back(id);
+  result.space = replays.space;
+  if (!continues && !has_task) result.digest = fold(before, std::span(result.ids).subspan(folded));
   result.text = shield.used() ? Shield::lift(prompt.text) : std::move(prompt.text);
   return result;
 }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/types.h"
+#include "serve/replay.h"
 #include "serve/turn.h"
 #include "text/encode_prompt.h"
 #include "text/tokenizer.h"
@@ -28,6 +29,16 @@ struct Prompt {
   int64_t header_at = 0;       // ids before the last assistant header: what the next turn shares
   bool thinking_open = false;  // the answer begins inside <think>
   bool raw = false;            // the answer is text and nothing else: no reasoning, no calls
+  // How the answer will be found again when a client sends it back (replay.h): whose it is, and after what. Only of
+  // whole answers, which begin right behind the header.
+  std::string space;
+  std::optional<Digest> digest;
+};
+
+// Answers that were sampled here before, of one space.
+struct Replays {
+  const ReplayMemory* memory = nullptr;  // null: none
+  std::string space;
 };
 
 // Messages in the encoder's form. Errors: the history of tool calls is broken (400, as the original says it).
@@ -38,7 +49,7 @@ class PromptMaker {
   // The tokenizer must outlive it.
   PromptMaker(const text::Tokenizer& tokenizer, text::Encoding encoding);
   ~PromptMaker();
-  std::variant<Prompt, ApiError> make(const Turn& turn, bool repair_history) const;
+  std::variant<Prompt, ApiError> make(const Turn& turn, bool repair_history, const Replays& replays = {}) const;
   // A raw continuation, or with a suffix a hole to fill (api.md 1.8). 400: the tokenizer has no tokens for holes.
   std::variant<Prompt, ApiError> make_completion(const std::string& prompt,
                                                  const std::optional<std::string>& suffix) const;
@@ -47,6 +58,7 @@ class PromptMaker {
   class AddedTokens;
   class Shield;
   std::vector<TokenId> ids_of(std::string_view text, bool shielded) const;
+  Digest replay(const Replays& replays, const std::vector<Said>& sent, std::vector<TokenId>& ids, size_t& folded) const;
 
   const text::Tokenizer& tokenizer_;
   const text::Encoding encoding_;

@@ -39,7 +39,10 @@ Reply::Reply(const Turn& turn, const Prompt& prompt, const ReplyContext& context
       decoder_(*context.tokenizer),
       stops_(turn.stop),
       in_reasoning_(prompt.thinking_open),
-      more_(std::move(more)) {
+      more_(std::move(more)),
+      space_(prompt.space),
+      digest_(prompt.digest),
+      last_of_prompt_(prompt.ids.empty() ? 0 : prompt.ids.back()) {
   answer_.prompt_tokens = static_cast<int64_t>(prompt.ids.size());
 }
 
@@ -193,6 +196,19 @@ void Reply::take(const std::vector<text::Delta>& deltas) {
   }
 }
 
+// The ids of a whole answer, for when the client sends it back.
+void Reply::remember(const engine::Completion& completion) {
+  if (!context_.replays || !digest_ || completion.tokens.empty()) return;
+  if (completion.finish != engine::Finish::kStop || ended_) return;  // ended_: by a token that is no part of it
+  if (answer_.ending != Ending::kStop && answer_.ending != Ending::kToolCalls) return;
+  Said said{answer_.reasoning, answer_.content, {}, last_of_prompt_, completion.tokens};
+  for (const Call& call : answer_.calls) {
+    if (!call.is_whole) return;
+    said.calls.push_back({call.id, call.name, call.arguments});
+  }
+  context_.replays->remember(space_, *digest_, std::move(said));
+}
+
 void Reply::done(const Status& status, engine::Completion completion) {
   const bool gave_up = !status.ok() && status.error().code == Code::kUnsupported && format_->knows_giving_up();
   if (!status.ok() && !gave_up) {
@@ -223,6 +239,7 @@ void Reply::done(const Status& status, engine::Completion completion) {
                    : is_cut                                                            ? Ending::kLength
                    : std::any_of(answer_.calls.begin(), answer_.calls.end(), is_whole) ? Ending::kToolCalls
                                                                                        : Ending::kStop;
+  remember(completion);
   report(gave_up                                ? "error"
          : answer_.ending == Ending::kLength    ? "length"
          : answer_.ending == Ending::kToolCalls ? "tool_calls"

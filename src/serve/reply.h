@@ -29,7 +29,8 @@ struct ReplyContext {
   const text::Tokenizer* tokenizer = nullptr;
   std::vector<TokenId> turn_ends;  // tokens that no answer holds
   bool keep_alive = true;
-  Metrics* metrics = nullptr;  // may be absent
+  Metrics* metrics = nullptr;       // may be absent
+  ReplayMemory* replays = nullptr;  // the same
 };
 
 // Told once how an answer ended (stop, length, tool_calls, error, cancelled), on the scheduler's thread. What it cost,
@@ -58,6 +59,7 @@ class Reply final : public Sink {
   void told(bool is_reasoning, size_t begin, size_t end);
   void told_content(size_t bytes);
   void raw(const std::string& piece);
+  void remember(const engine::Completion& completion);
   bool is_over() const { return stops_.stopped() || (!is_raw_ && parser_.over()); }
   void open();
   void write(std::string chunk);
@@ -106,6 +108,9 @@ class Reply final : public Sink {
   bool begun_ = false, finished_ = false;
   double silent_since_ = -1;
   std::string cache_note_;  // x-hadal-cache
+  const std::string space_;
+  const std::optional<Digest> digest_;  // of the prompt, for replays
+  const TokenId last_of_prompt_;
 };
 
 }  // namespace hadal::serve

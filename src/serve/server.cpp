@@ -165,6 +165,7 @@ class ServerImpl final : public Server {
       if (const auto id = tokenizer.id_of(name)) replies_.turn_ends.push_back(*id);
     replies_.keep_alive = options.keep_alive;
     replies_.metrics = &metrics_;
+    replies_.replays = &replays_memory_;
   }
 
   Status listen() {
@@ -333,8 +334,7 @@ class ServerImpl final : public Server {
     auto read = read_chat_request(*body, options_.rules);
     if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id);
     Turn turn = std::get<Turn>(std::move(read));
-    answer(request, *body, turn, prompts_.make(turn, options_.rules.repair_history), chat_format(turn, format(id)),
-           reply, id);
+    answer(request, *body, turn, prompt_of(request, turn), chat_format(turn, format(id)), reply, id);
   }
   void complete(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     const auto body = body_of(request, *reply, id);
@@ -351,8 +351,7 @@ class ServerImpl final : public Server {
     auto read = read_messages_request(*body, options_.rules);
     if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id, ErrorStyle::kAnthropic);
     Turn turn = std::get<Turn>(std::move(read));
-    answer(request, *body, turn, prompts_.make(turn, options_.rules.repair_history), messages_format(turn, format(id)),
-           reply, id);
+    answer(request, *body, turn, prompt_of(request, turn), messages_format(turn, format(id)), reply, id);
   }
   void responses(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     const auto body = body_of(request, *reply, id);
@@ -360,7 +359,7 @@ class ServerImpl final : public Server {
     auto read = read_responses_request(*body, options_.rules);
     if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id);
     ResponsesRequest asked = std::get<ResponsesRequest>(std::move(read));
-    answer(request, *body, asked.turn, prompts_.make(asked.turn, options_.rules.repair_history),
+    answer(request, *body, asked.turn, prompt_of(request, asked.turn),
            responses_format(asked.turn, std::move(asked.echo)), reply, id);
   }
   void count_tokens(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
@@ -368,13 +367,20 @@ class ServerImpl final : public Server {
     if (!body) return;
     const auto read = read_messages_request(*body, options_.rules, true);
     if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id, ErrorStyle::kAnthropic);
-    const auto made = prompts_.make(std::get<Turn>(read), options_.rules.repair_history);
+    const auto made = prompt_of(request, std::get<Turn>(read));
     if (const auto* error = std::get_if<ApiError>(&made)) return send_error(*reply, *error, id, ErrorStyle::kAnthropic);
     const auto count = static_cast<int64_t>(std::get<Prompt>(made).ids.size());
     json::Object counted{{"input_tokens", count}};
     if (body->find("context_management"))
       counted.emplace_back("context_management", json::Object{{"original_input_tokens", count}});
     send_json(*reply, 200, std::move(counted), id);
+  }
+
+  // With --strict-compat the prompt is what the client sent.
+  std::variant<Prompt, ApiError> prompt_of(const HttpRequest& request, const Turn& turn) const {
+    Replays replays;
+    if (!options_.rules.strict) replays = {&replays_memory_, cache::space_of(request.key, turn.user)};
+    return prompts_.make(turn, options_.rules.repair_history, replays);
   }
 
   FormatContext format(const std::string& id) const { return {&tokenizer_, options_.fingerprint, id}; }
@@ -545,10 +551,10 @@ class ServerImpl final : public Server {
   void metrics(const HttpRequest&, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     Headers headers = common_headers(id);
     headers.emplace_back("content-type", "text/plain; version=0.0.4; charset=utf-8");
-    reply->send(200, std::move(headers),
-                metrics_.text({scheduler_.seen(), options_.rules.model, options_.limits.kv_bytes, resident_bytes(),
-                               options_.store ? std::optional(options_.store->counters()) : std::nullopt,
-                               accounts_->seen()}));
+    reply->send(
+        200, std::move(headers),
+        metrics_.text({scheduler_.seen(), options_.rules.model, options_.limits.kv_bytes, resident_bytes(),
+                       options_.store ? std::optional(options_.store->counters()) : std::nullopt, accounts_->seen()}));
   }
   void balance(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     send_json(*reply, 200, accounts_->balance(request.key), id);
@@ -594,7 +600,7 @@ class ServerImpl final : public Server {
       if (with_model.is_object() && !with_model.find("model")) with_model.set("model", options_.rules.model);
       const auto read = read_chat_request(with_model, options_.rules);
       if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id);
-      auto made = prompts_.make(std::get<Turn>(read), options_.rules.repair_history);
+      auto made = prompt_of(request, std::get<Turn>(read));
       if (const auto* error = std::get_if<ApiError>(&made)) return send_error(*reply, *error, id);
       ids = std::get<Prompt>(made).ids;
       text = std::get<Prompt>(made).text;
@@ -627,6 +633,7 @@ class ServerImpl final : public Server {
   Constraints constraints_;  // the server's thread
   Metrics metrics_;          // before what reports to it, as accounts
   const std::unique_ptr<Accounts> accounts_;
+  ReplayMemory replays_memory_;
   ReplyContext replies_;
   std::unique_ptr<HttpServer> http_;  // before the scheduler: replies that it still holds live on its thread
   Scheduler scheduler_;
