@@ -9,7 +9,9 @@
 
 namespace hadal::cache {
 
-int Disk::open(const std::string& path, int flags) { return ::open(path.c_str(), flags | O_CLOEXEC, 0600); }
+int Disk::open(const std::string& path, int flags) {
+  return ::open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK, 0600);
+}
 int Disk::close(int fd) { return ::close(fd); }
 int64_t Disk::writev(int fd, const iovec* parts, int n) { return ::writev(fd, parts, n); }
 int64_t Disk::preadv(int fd, const iovec* parts, int n, int64_t offset) { return ::preadv(fd, parts, n, offset); }

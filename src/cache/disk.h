@@ -13,7 +13,7 @@ namespace hadal::cache {
 class Disk {
  public:
   virtual ~Disk() = default;
-  virtual int open(const std::string& path, int flags);  // new files have mode 0600
+  virtual int open(const std::string& path, int flags);  // new files have mode 0600; never waits for a writer
   virtual int close(int fd);
   virtual int64_t writev(int fd, const iovec* parts, int n);
   virtual int64_t preadv(int fd, const iovec* parts, int n, int64_t offset);

@@ -27,6 +27,7 @@ struct Identity {
 // Whose prefixes: those of two spaces never meet. Without key and user it is everybody's, the programs' of this machine
 // too.
 std::string space_of(std::string_view key, std::string_view user);
+inline constexpr std::string_view kSharedSpace = "\x01shared";  // of servers that share between all
 Digest root_name(std::string_view space, const Identity& identity, const kv::Layout& layout);
 // Names of 0, 1, 2, ... whole blocks of `ids`, going on from those that `names` holds already (at least the root).
 void extend_names(std::vector<Digest>& names, std::span<const TokenId> ids);

@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <random>
 
 #include "cache/unit.h"
 
@@ -21,7 +22,8 @@ namespace hadal::cache {
 namespace {
 
 constexpr int64_t kSecond = 1'000'000'000;
-constexpr int64_t kScanEvery = 5 * kSecond, kSilence = 30 * kSecond, kPartAge = 3600 * kSecond;
+constexpr auto kScanEvery = std::chrono::seconds(30);
+constexpr int64_t kSilence = 30 * kSecond, kPartAge = 3600 * kSecond, kOwnPartAge = 60 * kSecond;
 constexpr size_t kMostSaves = 16;  // waiting; more would hold memory that conversations need
 
 int64_t now_ns() {
@@ -41,7 +43,7 @@ std::string host_mark() {
   return hex(sha256(host)).substr(0, 8);
 }
 
-constexpr std::string_view kPart = ".part-";  // .part-HOST-PID-N
+constexpr std::string_view kPart = ".part-";  // .part-HOST-PID-RANDOM-N
 
 }  // namespace
 
@@ -54,17 +56,14 @@ int64_t Found::bytes() const {
 Store::Store(StoreOptions options)
     : options_(std::move(options)),
       disk_(options_.disk ? *options_.disk : real_disk_),
-      part_prefix_(fmt::format("{}{}-{}-", kPart, host_mark(), ::getpid())) {}
+      part_prefix_(fmt::format("{}{}-{}-{:08x}-", kPart, host_mark(), ::getpid(), std::random_device{}())) {}
 
 Result<std::unique_ptr<Store>> Store::open(StoreOptions options) {
   std::error_code error;
-  std::filesystem::create_directories(options.directory, error);
-  if (!error) ::chmod(options.directory.c_str(), 0700);  // fails where it is another's: then its owner decides
+  if (!options.read_only && std::filesystem::create_directories(options.directory, error))
+    ::chmod(options.directory.c_str(), 0700);
   std::unique_ptr<Store> store(new Store(std::move(options)));
-  {
-    const std::lock_guard lock(store->mutex_);
-    HADAL_TRY(store->scan());
-  }
+  HADAL_TRY(store->rescan());
   store->saver_ = std::thread([s = store.get()] { s->save_loop(); });
   store->loader_ = std::thread([s = store.get()] { s->load_loop(); });
   return store;
@@ -105,129 +104,149 @@ void Store::erase(const std::string& file) {
   units_.erase(it);
 }
 
-Status Store::scan() {
-  last_scan_ns_ = now_ns();
+// Units of this directory that other processes made, used and removed, and what was there before.
+Status Store::rescan() {
   std::vector<std::string> names;
   if (disk_.list(options_.directory, names) != 0)
     return Error{Code::kIo, fmt::format("{}: cannot read: {}", options_.directory, std::strerror(errno))};
-  std::set<std::string> there;
+  const int64_t now = now_ns();
+  std::set<std::string> there, known;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [file, unit] : units_) known.insert(file);
+  }
+  std::vector<Unit> found;
+  std::vector<std::pair<std::string, int64_t>> used;
+  int64_t n_damaged = 0;
   for (const std::string& file : names) {
+    const std::string path = options_.directory + "/" + file;
+    struct stat about {};
+    const auto time = [&] { return about.st_mtim.tv_sec * kSecond + about.st_mtim.tv_nsec; };
     if (file.starts_with(kPart)) {  // of a writer that was killed, here or, long ago, elsewhere
-      const std::string path = options_.directory + "/" + file;
       const std::string ours = fmt::format("{}{}-", kPart, host_mark());
-      struct stat about {};
-      bool is_left = false;
-      if (file.starts_with(ours)) {
-        int pid = 0;
-        std::from_chars(file.data() + ours.size(), file.data() + file.size(), pid);
-        is_left = pid != ::getpid() && ::kill(pid, 0) != 0 && errno == ESRCH;
-      } else {
-        is_left = disk_.stat(path, about) == 0 && last_scan_ns_ - about.st_mtim.tv_sec * kSecond > kPartAge;
-      }
+      int pid = 0;
+      if (file.starts_with(ours)) std::from_chars(file.data() + ours.size(), file.data() + file.size(), pid);
+      if (options_.read_only || file.starts_with(part_prefix_) || disk_.stat(path, about) != 0) continue;
+      const int64_t age = now - time();
+      const bool is_left = pid == 0            ? age > kPartAge
+                           : pid == ::getpid() ? age > kOwnPartAge  // of another life under the same number
+                                               : ::kill(pid, 0) != 0 && errno == ESRCH;
       if (is_left) disk_.unlink(path);
       continue;
     }
-    if (!is_unit_file_name(file)) continue;
-    there.insert(file);
-    if (units_.contains(file)) continue;
-    int64_t size = 0;
-    const auto header = read_unit_header(disk_, options_.directory, file, size);
-    if (!header.ok()) {
-      if (header.error().code == Code::kCorrupt) {
-        disk_.unlink(options_.directory + "/" + file);
-        ++counters_.damaged;
-      }
+    if (!is_unit_file_name(file) || disk_.stat(path, about) != 0) continue;
+    if (known.contains(file)) {
+      there.insert(file);
+      used.emplace_back(file, time());
       continue;
     }
-    struct stat about {};
-    if (disk_.stat(options_.directory + "/" + file, about) != 0) continue;
-    const UnitHeader& h = header.value();
-    insert({h.parent, h.name, h.begin, h.end, size, about.st_mtim.tv_sec * kSecond + about.st_mtim.tv_nsec, file});
+    int64_t size = 0;
+    const auto header = read_unit_header(disk_, options_.directory, file, size);
+    if (header.ok()) {
+      const UnitHeader& h = header.value();
+      found.push_back({h.parent, h.name, h.begin, h.end, size, time(), file});
+    } else if (header.error().code == Code::kCorrupt && !options_.read_only) {
+      disk_.unlink(path);
+      ++n_damaged;
+    }
   }
-  std::vector<std::string> gone;
-  for (const auto& [file, unit] : units_)
-    if (!there.contains(file)) gone.push_back(file);
-  for (const std::string& file : gone) erase(file);
+  std::vector<std::string> evicted;
+  {
+    const std::lock_guard lock(mutex_);
+    counters_.damaged += n_damaged;
+    for (const std::string& file : known)
+      if (!there.contains(file)) erase(file);
+    for (const auto& [file, time] : used)
+      if (const auto it = units_.find(file); it != units_.end() && time > it->second.used_ns) {
+        Unit unit = it->second;
+        unit.used_ns = time;
+        insert(std::move(unit));
+      }
+    for (Unit& unit : found) insert(std::move(unit));
+    if (!options_.read_only) evicted = make_room(0);
+  }
+  unlink_all(evicted);
   return {};
 }
 
-Status Store::rescan() {
-  const std::lock_guard lock(mutex_);
-  return scan();
-}
-
-void Store::refresh() {
-  if (now_ns() - last_scan_ns_ < kScanEvery) return;
-  if (const Status scanned = scan(); !scanned.ok()) failed(scanned.error());
-}
-
-// The units of [0, end), the fewest first; false: a piece is missing.
-bool Store::cover(const std::vector<Digest>& names, int64_t end, std::vector<Unit>& units) const {
-  const auto it = by_name_.find(names[static_cast<size_t>(end / kBlock)]);
-  if (it == by_name_.end()) return false;
-  std::vector<const Unit*> candidates;
-  for (const std::string& file : it->second) candidates.push_back(&units_.at(file));
-  std::sort(candidates.begin(), candidates.end(), [](const Unit* a, const Unit* b) { return a->begin < b->begin; });
-  for (const Unit* unit : candidates) {
-    if (unit->end != end || unit->parent != names[static_cast<size_t>(unit->begin / kBlock)]) continue;
-    if (unit->begin > 0 && !cover(names, unit->begin, units)) continue;
-    units.push_back(*unit);
-    return true;
+bool Store::cover(const std::vector<Digest>& names, int64_t end, std::vector<char>& no_cover,
+                  std::vector<Unit>& units) const {
+  const auto k = static_cast<size_t>(end / kBlock);
+  no_cover.resize(names.size(), 0);
+  if (no_cover[k]) return false;
+  if (const auto it = by_name_.find(names[k]); it != by_name_.end()) {
+    std::vector<const Unit*> candidates;
+    for (const std::string& file : it->second) candidates.push_back(&units_.at(file));
+    std::sort(candidates.begin(), candidates.end(), [](const Unit* a, const Unit* b) { return a->begin < b->begin; });
+    for (const Unit* unit : candidates) {
+      if (unit->end != end || unit->parent != names[static_cast<size_t>(unit->begin / kBlock)]) continue;
+      if (unit->begin > 0 && !cover(names, unit->begin, no_cover, units)) continue;
+      units.push_back(*unit);
+      return true;
+    }
   }
+  no_cover[k] = 1;
   return false;
 }
 
 Found Store::find(const std::vector<Digest>& names, int64_t most) {
   const std::lock_guard lock(mutex_);
-  refresh();
   Found found;
+  std::vector<char> no_cover;
   for (int64_t end = std::min(floor_block(most), static_cast<int64_t>(names.size() - 1) * kBlock); end > 0;
-       end -= kBlock) {
-    found.units.clear();
-    if (cover(names, end, found.units)) break;
-    found.units.clear();
-  }
+       end -= kBlock)
+    if (cover(names, end, no_cover, found.units)) break;
   return found;
-}
-
-bool Store::has(const Digest& name) {
-  const std::lock_guard lock(mutex_);
-  return by_name_.contains(name);
 }
 
 // One time for all of a chain: what a unit stands on is never older.
 void Store::use(const std::vector<Unit>& units) {
   const int64_t time = now_ns();
-  for (const Unit& unit : units) {
-    disk_.touch(options_.directory + "/" + unit.file, time);  // fails on a read-only disk: others forget it sooner
-    const auto it = units_.find(unit.file);
-    if (it == units_.end()) continue;
-    by_use_.erase({it->second.used_ns, -unit.end, unit.file});
-    it->second.used_ns = time;
-    by_use_.emplace(time, -unit.end, unit.file);
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Unit& unit : units) {
+      const auto it = units_.find(unit.file);
+      if (it == units_.end()) continue;
+      by_use_.erase({it->second.used_ns, -unit.end, unit.file});
+      it->second.used_ns = time;
+      by_use_.emplace(time, -unit.end, unit.file);
+    }
   }
+  if (options_.read_only) return;
+  for (const Unit& unit : units)  // fails on a read-only disk: others forget it sooner
+    disk_.touch(options_.directory + "/" + unit.file, time);
 }
 
-void Store::remove(const std::string& file, const char* why) {
-  disk_.unlink(options_.directory + "/" + file);
+void Store::remove_damaged(const std::string& file) {
+  if (!options_.read_only) disk_.unlink(options_.directory + "/" + file);
   const std::lock_guard lock(mutex_);
   erase(file);
-  ++(*why == 'd' ? counters_.damaged : counters_.evicted);
+  ++counters_.damaged;
 }
 
-void Store::make_room(int64_t bytes) {
+std::vector<std::string> Store::make_room(int64_t bytes) {
+  std::vector<std::string> evicted;
   while (!by_use_.empty() && counters_.bytes + bytes > options_.budget) {
-    const std::string file = std::get<2>(*by_use_.begin());
-    disk_.unlink(options_.directory + "/" + file);
-    erase(file);
+    evicted.push_back(std::get<2>(*by_use_.begin()));
+    erase(evicted.back());
     ++counters_.evicted;
   }
+  return evicted;
 }
 
-void Store::prune(int64_t bytes) {
-  const std::lock_guard lock(mutex_);
-  if (const Status scanned = scan(); !scanned.ok()) return;
-  make_room(options_.budget - bytes);
+void Store::unlink_all(const std::vector<std::string>& files) {
+  for (const std::string& file : files) disk_.unlink(options_.directory + "/" + file);
+}
+
+Status Store::prune(int64_t bytes) {
+  HADAL_TRY(rescan());
+  std::vector<std::string> evicted;
+  {
+    const std::lock_guard lock(mutex_);
+    evicted = make_room(options_.budget - bytes);
+  }
+  unlink_all(evicted);
+  return {};
 }
 
 std::vector<Unit> Store::units() {
@@ -252,15 +271,18 @@ void Store::failed(const Error& error) {
 
 // ---- loading
 
-Result<kv::Context> Store::load(const Found& found, std::span<const TokenId> ids) {
+Result<kv::Context> Store::load(const Found& found, std::span<const TokenId> ids) { return load(found, ids, nullptr); }
+
+Result<kv::Context> Store::load(const Found& found, std::span<const TokenId> ids, const std::atomic<bool>* cancelled) {
   HADAL_CHECK(!found.units.empty() && found.length() <= static_cast<int64_t>(ids.size()));
   const int64_t start = now_ns();
   kv::SequenceState state(options_.layout);
   for (const Unit& unit : found.units) {
+    if (cancelled && cancelled->load()) return Error{Code::kCancelled, "cancelled"};
     const Status read = read_unit(disk_, options_.directory, unit.file, ids, &unit == &found.units.back(), state);
     if (read.ok()) continue;
     if (read.error().code == Code::kCorrupt) {
-      remove(unit.file, "damaged");
+      remove_damaged(unit.file);
     } else {
       const std::lock_guard lock(mutex_);
       erase(unit.file);
@@ -268,8 +290,8 @@ Result<kv::Context> Store::load(const Found& found, std::span<const TokenId> ids
     }
     return Error{Code::kNotFound, read.error().message};
   }
-  const std::lock_guard lock(mutex_);
   use(found.units);
+  const std::lock_guard lock(mutex_);
   ++counters_.loaded;
   counters_.loaded_bytes += found.bytes();
   counters_.load_s += seconds_since(start);
@@ -300,8 +322,9 @@ void Store::load_loop() {
       if (loads_.empty()) return;
       job = std::move(loads_.front());
       loads_.pop_front();
+      if (stopping_) job.loading->cancelled.store(true);
     }
-    job.loading->result = load(job.found, job.ids);
+    job.loading->result = load(job.found, job.ids, &job.loading->cancelled);
     job.loading->ready.store(true);
     const std::lock_guard lock(queue_mutex_);
     if (on_loaded_) on_loaded_();
@@ -318,44 +341,54 @@ Status Store::save(const std::vector<Digest>& names, const kv::Context& context)
   std::vector<Unit> below;
   {
     const std::lock_guard lock(mutex_);
-    if (cover(names, end, below)) return {};
-    if (now_ns() < silent_until_ns_) {
+    std::vector<char> no_cover;
+    if (cover(names, end, no_cover, below)) return {};
+    if (now_ns() < silent_until_ns_ || options_.read_only) {
       ++counters_.skipped;
       return {};
     }
-    for (int64_t at = end - kBlock; at > 0 && below.empty(); at -= kBlock) cover(names, at, below);
+    for (int64_t at = end - kBlock; at > 0 && below.empty(); at -= kBlock) cover(names, at, no_cover, below);
   }
   const int64_t begin = below.empty() ? 0 : below.back().end;
   NewUnit unit(names, options_.identity.model, begin, context.state, context.ids);
+  use(below);  // it must not go to make room for what stands on it
   std::string part;
+  std::vector<std::string> evicted;
   {
     const std::lock_guard lock(mutex_);
-    use(below);  // it must not go to make room for what stands on it
-    make_room(unit.bytes());
-    const bool is_broken =
-        std::any_of(below.begin(), below.end(), [&](const Unit& u) { return !units_.contains(u.file); });
-    if (is_broken || counters_.bytes + unit.bytes() > options_.budget) {
+    int64_t chain = unit.bytes();
+    bool is_broken = false;
+    for (const Unit& one : below) {
+      chain += one.bytes;
+      is_broken |= !units_.contains(one.file);
+    }
+    if (is_broken || chain > options_.budget) {
       ++counters_.skipped;
       return {};
     }
+    evicted = make_room(unit.bytes());
     part = part_prefix_ + std::to_string(n_parts_++);
   }
+  unlink_all(evicted);
   const Status written = unit.write(disk_, options_.directory, part);
-  const std::lock_guard lock(mutex_);
   if (!written.ok()) {
+    const std::lock_guard lock(mutex_);
     failed(written.error());
     return written;
   }
-  failing_ = false;
   const Digest& name = names[static_cast<size_t>(end / kBlock)];
   below.push_back({names[static_cast<size_t>(begin / kBlock)], name, begin, end, unit.bytes(), now_ns(),
                    unit_file_name(name, begin)});
-  insert(below.back());
+  {
+    const std::lock_guard lock(mutex_);
+    failing_ = false;
+    insert(below.back());
+    ++counters_.saved;
+    counters_.saved_bytes += unit.bytes();
+    counters_.save_s += seconds_since(start);
+    counters_.save_cpu_s += thread_cpu_seconds() - cpu_start;
+  }
   use(below);
-  ++counters_.saved;
-  counters_.saved_bytes += unit.bytes();
-  counters_.save_s += seconds_since(start);
-  counters_.save_cpu_s += thread_cpu_seconds() - cpu_start;
   return {};
 }
 
@@ -386,14 +419,24 @@ void Store::flush() {
 
 void Store::save_loop() {
   ::setpriority(PRIO_PROCESS, 0, 10);  // of this thread: decoding comes first
+  auto scanned = std::chrono::steady_clock::now();
   while (true) {
     std::optional<SaveJob> job;
     {
       std::unique_lock lock(queue_mutex_);
       saving_ = false;
       if (saves_.empty()) idle_.notify_all();
-      work_.wait(lock, [this] { return stopping_ || !saves_.empty(); });
-      if (saves_.empty()) return;
+      work_.wait_until(lock, scanned + kScanEvery, [this] { return stopping_ || !saves_.empty(); });
+      if (saves_.empty() && stopping_) return;
+      if (saves_.empty()) {
+        lock.unlock();
+        scanned = std::chrono::steady_clock::now();
+        if (const Status status = rescan(); !status.ok()) {
+          const std::lock_guard index_lock(mutex_);
+          failed(status.error());
+        }
+        continue;
+      }
       job.emplace(std::move(saves_.front()));
       saves_.pop_front();
       saving_ = true;

@@ -11,6 +11,8 @@
 //
 // A disk that fails costs the cache, never an answer: one warning, a count, and nothing is written for a while.
 //
+// The engine's thread never waits for the disk: find() looks into the index only, which the saving thread keeps.
+//
 // Threads: any. What callers give to save_later() comes back through collect(), to be released by its owner: pages of a
 // state are shared with a sequence that still grows (kv/rows.h).
 #pragma once
@@ -42,6 +44,7 @@ struct StoreOptions {
   Identity identity;
   std::shared_ptr<const kv::Layout> layout;
   std::function<void(const std::string&)> warn;  // one line; from any thread
+  bool read_only = false;                        // nothing is made, changed or removed
   Disk* disk = nullptr;                          // else the real one; must outlive the store
 };
 
@@ -78,6 +81,7 @@ class Store {
   // kNotFound: a unit has gone, or was damaged and is gone now.
   Result<kv::Context> load(const Found& found, std::span<const TokenId> ids);
   struct Loading {
+    std::atomic<bool> cancelled{false};  // nobody waits for it any more
     std::atomic<bool> ready{false};
     std::optional<Result<kv::Context>> result;  // once ready
   };
@@ -89,13 +93,12 @@ class Store {
   void save_later(std::vector<Digest> names, kv::Context context);
   void collect();  // releases what has been saved; the owner of the states calls it
   void flush();    // waits until all that save_later() was given is written
-  bool has(const Digest& name);
 
   StoreCounters counters() const;
   std::vector<Unit> units();  // by name of file
   Status rescan();            // now: units of other processes come and go
   // Removes the least recently used units until `bytes` are left, and what unfinished writers left behind.
-  void prune(int64_t bytes);
+  Status prune(int64_t bytes);
 
  private:
   explicit Store(StoreOptions options);
@@ -109,14 +112,17 @@ class Store {
     std::vector<TokenId> ids;
   };
 
-  Status scan();                        // with mutex_
-  void refresh();                       // with mutex_: looks for units of others, now and then
-  void insert(Unit unit);               // with mutex_
-  void erase(const std::string& file);  // with mutex_: from the index
-  void remove(const std::string& file, const char* why);
-  bool cover(const std::vector<Digest>& names, int64_t end, std::vector<Unit>& units) const;  // with mutex_
-  void use(const std::vector<Unit>& units);                                                   // with mutex_
-  void make_room(int64_t bytes);                                                              // with mutex_
+  Result<kv::Context> load(const Found& found, std::span<const TokenId> ids, const std::atomic<bool>* cancelled);
+  void remove_damaged(const std::string& file);
+  void use(const std::vector<Unit>& units);
+  void unlink_all(const std::vector<std::string>& files);
+  // With mutex_:
+  void insert(Unit unit);
+  void erase(const std::string& file);  // from the index
+  // The units of [0, end), the fewest first; false: a piece is missing. no_cover: ends known to have none.
+  bool cover(const std::vector<Digest>& names, int64_t end, std::vector<char>& no_cover,
+             std::vector<Unit>& units) const;
+  std::vector<std::string> make_room(int64_t bytes);  // erased; their files are still to be removed
   void failed(const Error& error);
   void save_loop();
   void load_loop();
@@ -130,7 +136,7 @@ class Store {
   std::unordered_map<Digest, std::vector<std::string>, DigestHash> by_name_;  // files of the units that end there
   std::map<std::string, Unit> units_;                                         // by file
   std::set<std::tuple<int64_t, int64_t, std::string>> by_use_;                // used_ns, -end, file
-  int64_t last_scan_ns_ = 0, silent_until_ns_ = 0, n_parts_ = 0;
+  int64_t silent_until_ns_ = 0, n_parts_ = 0;
   bool failing_ = false;
   StoreCounters counters_;
 

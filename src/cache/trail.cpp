@@ -15,6 +15,7 @@ std::vector<int64_t> Trail::plan(int64_t n_prompt, int64_t found, int64_t header
   proven_ = found > 0;
   shared.push_back(header_at);
   saves_.clear();
+  if (!store_) return {header_at};
   for (const int64_t at : shared) saves_.push_back(floor_block(at));
   for (int64_t at = save_every_; at <= n_prompt; at += save_every_) saves_.push_back(at);
   std::sort(saves_.begin(), saves_.end());

@@ -17,7 +17,8 @@ namespace {
 constexpr int kMostParts = 256;  // of one call; IOV_MAX is 1,024
 constexpr size_t kLargeBytes = size_t{8} << 20;
 constexpr size_t kFailed = SIZE_MAX;
-constexpr size_t kPieceBytes = size_t{1} << 20;  // read, then summed while it is in the processor's cache
+constexpr int64_t kMostTokens = int64_t{1} << 24;  // no model has so many positions; sums stay far from overflow
+constexpr size_t kPieceBytes = size_t{1} << 20;    // read, then summed while it is in the processor's cache
 
 // Parts of one section, in order, as they lie in memory.
 using Parts = std::vector<iovec>;
@@ -101,9 +102,10 @@ class File {
       adder = std::thread([&] {
         for (size_t at = 0; at < parts.size();) {
           n_read.wait(at);
+          if (n_read.load() == kFailed) return;
           const size_t to = std::min(n_read.load(), parts.size());
           add_up(at, to);
-          at = n_read.load() == kFailed ? parts.size() : to;
+          at = to;
         }
       });
     uint64_t offset = place.offset;
@@ -168,14 +170,18 @@ Result<UnitHeader> read_header(Disk& disk, File& file, const std::string& path, 
   struct stat about {};
   if (disk.stat(path, about) != 0) return file.failed("read");
   size = about.st_size;
+  if (!S_ISREG(about.st_mode)) return file.corrupt("expected a file");
   if (size < static_cast<int64_t>(sizeof(UnitHeader)))
     return file.corrupt(fmt::format("expected a header of {} bytes, found {}", sizeof(UnitHeader), size));
   UnitHeader header;
   HADAL_TRY(file.read(Parts{{&header, sizeof header}}, 0));
+  if (std::memcmp(header.magic, UnitHeader::kMagic, sizeof header.magic - 1) == 0 &&
+      header.magic[7] != UnitHeader::kMagic[7])
+    return Error{Code::kUnsupported, path + ": a unit of another version"};
   if (std::memcmp(header.magic, UnitHeader::kMagic, sizeof header.magic) != 0 || header.sum != header_sum(header))
     return file.corrupt("no header of this format");
-  if (header.begin < 0 || header.begin >= header.end || header.begin % kBlock != 0 || header.end % kBlock != 0 ||
-      header.model[UnitHeader::kModelBytes - 1] != 0)
+  if (header.begin < 0 || header.begin >= header.end || header.end > kMostTokens || header.begin % kBlock != 0 ||
+      header.end % kBlock != 0 || header.model[UnitHeader::kModelBytes - 1] != 0)
     return file.corrupt(fmt::format("tokens {}..{}", header.begin, header.end));
   if (name != unit_file_name(header.name, header.begin)) return file.corrupt("it has another unit's name");
   uint64_t expected = sizeof header;
@@ -264,7 +270,7 @@ Status NewUnit::write(Disk& disk, const std::string& directory, const std::strin
   const std::string path = directory + "/" + part;
   const std::string final = directory + "/" + unit_file_name(header_.name, header_.begin);
   const auto written = [&]() -> Status {
-    File file(disk, path, O_WRONLY | O_CREAT | O_TRUNC);
+    File file(disk, path, O_WRONLY | O_CREAT | O_EXCL);
     if (!file.is_open()) return file.failed("create");
     HADAL_TRY(file.write(std::move(all)));
     HADAL_TRY(file.sync());
@@ -319,6 +325,10 @@ Status read_unit(Disk& disk, const std::string& directory, const std::string& na
   const auto load = [&](Section kind, Status (kv::SequenceState::*into)(std::string_view)) -> Status {
     const UnitHeader::Place* place = header.find(kind);
     if (!place) return kind == Section::kDraft ? Status{} : file.corrupt("no snapshot");
+    const int64_t most = layout.constant_bytes() + 4 * layout.hidden_floats + 4096;
+    if (place->bytes > static_cast<uint64_t>(most))
+      return file.corrupt(fmt::format("section {}: expected at most {} bytes, found {}", static_cast<uint32_t>(kind),
+                                      most, place->bytes));
     std::string bytes(place->bytes, '\0');
     HADAL_TRY(file.read(Parts{{bytes.data(), bytes.size()}}, *place));
     const Status loaded = (state.*into)(bytes);
@@ -334,7 +344,6 @@ Status check_unit(Disk& disk, const std::string& directory, const std::string& n
   File file(disk, path, O_RDONLY);
   int64_t size = 0;
   const UnitHeader header = HADAL_TRY(read_header(disk, file, path, name, size));
-  HADAL_TRY(read_ids(file, header));
   std::string buffer(kPieceBytes, '\0');
   for (const UnitHeader::Place& place : header.sections) {
     if (place.kind == Section::kNone) continue;

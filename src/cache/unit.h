@@ -6,7 +6,8 @@
 //
 // What is read is checked: sizes before memory is taken, the ids against those asked for, every section's sum.
 //
-// Errors: kCorrupt (torn, damaged, not what its name says), kNotFound (gone), kIo (the system refused). Stateless;
+// Errors: kCorrupt (torn, damaged, not what its name says), kUnsupported (of another version), kNotFound (gone),
+// kIo (the system refused). Stateless;
 // threads: any.
 #pragma once
 

@@ -176,7 +176,7 @@ Result<int> prune(const CacheCommand& command) {
   options.layout = std::make_shared<const kv::Layout>();
   const auto store = HADAL_TRY(cache::Store::open(std::move(options)));
   const auto before = store->counters();
-  store->prune(static_cast<int64_t>(command.keep_gib * (1 << 30)));
+  HADAL_TRY(store->prune(static_cast<int64_t>(command.keep_gib * (1 << 30))));
   const auto after = store->counters();
   fmt::print("{} units removed, {} MiB; {} units are left, {} MiB\n", before.units - after.units,
              mebibytes(before.bytes - after.bytes), after.units, mebibytes(after.bytes));
@@ -209,15 +209,15 @@ Result<int> explain(const CacheCommand& command) {
   const auto layout = std::make_shared<const kv::Layout>(
       kv::Layout::from(checkpoint.config(), checkpoint.draft(), Numerics::kFaithful));
   const cache::Identity identity{.model = "",
-                                 .fingerprint = HADAL_TRY(checkpoint::sampled_fingerprint(command.model)),
+                                 .fingerprint = HADAL_TRY(cache_fingerprint(command.model)),
                                  .arithmetic = engine::kArithmeticVersion};
-  const std::string space = command.shared ? "" : cache::space_of(command.key, turn.user);
+  const std::string space = command.shared ? std::string(cache::kSharedSpace) : cache::space_of(command.key, turn.user);
   std::vector<Digest> names{cache::root_name(space, identity, *layout)};
   cache::extend_names(names, ids);
 
   const std::string directory = directory_of(command);
-  const auto store = HADAL_TRY(
-      cache::Store::open({.directory = directory, .budget = INT64_MAX / 2, .identity = identity, .layout = layout}));
+  const auto store = HADAL_TRY(cache::Store::open(
+      {.directory = directory, .budget = INT64_MAX / 2, .identity = identity, .layout = layout, .read_only = true}));
   const auto n = static_cast<int64_t>(ids.size());
   const cache::Found found = store->find(names, n - 1);
   int64_t same = 0, of_space = 0;

@@ -183,7 +183,9 @@ class Chat {
   Status keep_in(const std::string& path) {
     session_ = path;
     if (!file_exists(path)) return {};
+    const std::string given = system_;
     HADAL_TRY(load(path));
+    if (!given.empty()) system_ = given;
     note(fmt::format("{} messages of {}", messages_.size(), path));
     return {};
   }
@@ -296,6 +298,10 @@ class Chat {
       }
     }
     messages_ = std::move(loaded);
+    n_calls_ = 0;  // ids count the calls
+    for (const json::Value& message : messages_)
+      if (const json::Value* calls = message.find("tool_calls"); calls && calls->is_array())
+        n_calls_ += calls->as_array().size();
     system_ = std::move(system);
     dialogue_.forget();
     return {};

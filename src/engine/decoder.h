@@ -19,6 +19,8 @@ class Decoder {
   virtual const std::vector<TokenId>& end_tokens() const = 0;
   virtual kv::SequenceState new_sequence() const = 0;
   // As model::Transformer::forward.
+  // kCorrupt: what it computes with was replaced since it was opened.
+  virtual Status unchanged() const { return {}; }
   virtual Status forward(std::span<const model::Sequence> batch, std::vector<float>& logits) = 0;
 };
 

@@ -68,6 +68,7 @@ class Engine final : public Decoder {
   int64_t max_tokens() const override { return config().max_position_embeddings; }
   const std::vector<TokenId>& end_tokens() const override { return defaults_.eos; }
   kv::SequenceState new_sequence() const override { return transformer_->new_sequence(); }
+  Status unchanged() const override { return checkpoint_.unchanged(); }
   Status forward(std::span<const model::Sequence> batch, std::vector<float>& logits) override {
     return transformer_->forward(batch, logits);
   }

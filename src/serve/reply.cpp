@@ -51,7 +51,7 @@ void Reply::started(const Reuse& reuse) {
   timing_.started = age();
   static constexpr const char* kFrom[] = {"nothing", "memory", "disk"};
   const bool is_whole = answer_.reused_tokens >= (answer_.prompt_tokens - 1) / kUnit * kUnit;
-  const char* why = is_whole ? "complete" : reuse.same == 0 ? "new" : reuse.is_gone ? "evicted" : "differs";
+  const char* why = is_whole ? "complete" : reuse.same == 0 ? "new" : "differs";
   std::string note = fmt::format("hit={}; of={}; from={}; same={}; why={}", answer_.reused_tokens,
                                  answer_.prompt_tokens, kFrom[static_cast<int>(reuse.from)], reuse.same, why);
   const std::lock_guard lock(mutex_);

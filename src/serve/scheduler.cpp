@@ -77,7 +77,8 @@ void Scheduler::take_inbox() {
   }
   for (const JobPtr& job : loading_) {
     if (!cut && !cancelled(job->id)) continue;
-    job->cancelled = true;  // once its state is there
+    job->cancelled = true;  // once its reader has noticed
+    job->loading->cancelled.store(true);
   }
 }
 
@@ -103,7 +104,9 @@ int64_t Scheduler::needed_bytes(int64_t n_tokens) const {
 int64_t Scheduler::running_bytes() const {
   int64_t bytes = 0;
   for (const auto& [id, job] : running_) bytes += batch_.state_bytes(id) + job->trail.bytes();
-  for (const JobPtr& job : loading_) bytes += needed_bytes(job->prompt_tokens);
+  for (const JobPtr& job : loading_)
+    bytes +=
+        needed_bytes(job->batch_id >= 0 ? static_cast<int64_t>(batch_.ids(job->batch_id).size()) : job->prompt_tokens);
   return bytes;
 }
 
@@ -113,36 +116,32 @@ Error Scheduler::ended_by() const {
 }
 
 std::string Scheduler::space_of(const Submission& submission) const {
-  return limits_.share_cache ? "" : cache::space_of(submission.key, submission.user);
+  return limits_.share_cache ? std::string(cache::kSharedSpace) : cache::space_of(submission.key, submission.user);
 }
 
-// Where the prompt parts from the most similar earlier one of its space; and it is remembered for those to come.
-void Scheduler::compare(Job& job, int64_t found) {
+// Where the prompt parts from the most similar earlier one of the same key and user, whatever else is shared: nobody
+// learns from it what others have asked. And it is remembered for those to come.
+void Scheduler::compare(Job& job) {
   const std::vector<TokenId>& prompt = job.submission.request.prompt;
-  const std::string space = space_of(job.submission);
-  const Recent* most_similar = nullptr;
+  const std::string owner = owner_of(job.submission);
   for (const Recent& recent : recent_) {
-    if (recent.space != space) continue;
+    if (recent.owner != owner) continue;
     const size_t most = std::min(recent.ids.size(), prompt.size());
     const auto parts = std::mismatch(prompt.begin(), prompt.begin() + static_cast<ptrdiff_t>(most), recent.ids.begin());
-    const int64_t same = parts.first - prompt.begin();
-    if (same < job.reuse.same) continue;
-    job.reuse.same = same;
-    most_similar = &recent;
+    job.reuse.same = std::max<int64_t>(job.reuse.same, parts.first - prompt.begin());
   }
-  if (most_similar)
-    for (const int64_t kept : most_similar->kept)
-      job.reuse.is_gone |= kept > found && kept <= job.reuse.same && kept < job.prompt_tokens;
-}
-
-void Scheduler::remember(const Job& job) {
-  Recent recent{space_of(job.submission), job.submission.request.prompt, job.trail.saves()};
-  if (job.submission.header_at > 0) recent.kept.push_back(job.submission.header_at);
-  int64_t ids = static_cast<int64_t>(recent.ids.size());
+  int64_t ids = static_cast<int64_t>(prompt.size());
   for (const Recent& earlier : recent_) ids += static_cast<int64_t>(earlier.ids.size());
   for (; !recent_.empty() && (recent_.size() >= kMostRecent || ids > kMostRecentIds); recent_.pop_front())
     ids -= static_cast<int64_t>(recent_.front().ids.size());
-  recent_.push_back(std::move(recent));
+  recent_.push_back({owner, prompt});
+}
+
+// The states that will be kept, of a job that goes on from `found` tokens.
+void Scheduler::plan(Job& job, int64_t found) {
+  const Submission& submission = job.submission;
+  job.submission.request.pauses =
+      job.trail.plan(job.prompt_tokens, found, submission.header_at, {submission.system_end, job.reuse.same});
 }
 
 bool Scheduler::start(const JobPtr& job) {
@@ -157,12 +156,13 @@ bool Scheduler::start(const JobPtr& job) {
   const int64_t in_memory = resident_.longest(names, ids);
   const cache::Found on_disk = store_ ? store_->find(names, n_tokens - 1) : cache::Found{};
   if (!again) {
-    const int64_t found = std::max(in_memory, on_disk.length());
+    if (const Status same = decoder_.unchanged(); !same.ok()) {
+      finish(job, same.error(), {});
+      return true;
+    }
     job->prompt_tokens = n_tokens;
-    compare(*job, found);
-    submission.request.pauses =
-        job->trail.plan(n_tokens, found, submission.header_at, {submission.system_end, job->reuse.same});
-    remember(*job);
+    compare(*job);
+    plan(*job, std::max(in_memory, on_disk.length()));
   }
   if (on_disk.length() > in_memory) {
     job->loading = store_->load_later(on_disk, ids);
@@ -223,6 +223,7 @@ void Scheduler::begin_loaded() {
     const std::vector<TokenId>& ids = job->batch_id >= 0 ? batch_.ids(job->batch_id) : job->submission.request.prompt;
     std::optional<kv::Context> context = resident_.find(job->trail.names(ids), ids);
     job->reuse.from = context ? Reuse::From::kMemory : Reuse::From::kNothing;
+    if (job->batch_id < 0) plan(*job, context ? context->state.length() : 0);
     begin(job, std::move(context));
   }
 }
@@ -318,7 +319,7 @@ bool Scheduler::pass(double now) {
   begin_loaded();
   admit();
   if (store_) store_->collect();
-  if (batch_.empty()) return !waiting_.empty() && loading_.empty();
+  if (running_.empty()) return !waiting_.empty() && loading_.empty();
   const Status stepped = batch_.step(events_);
   ++counters_.steps;
   if (!stepped.ok()) {  // the whole step failed: nothing has moved, nothing would
@@ -345,7 +346,7 @@ bool Scheduler::pass(double now) {
     } else {
       running_.erase(it);
       engine::Finished finished = batch_.take(event.id);
-      if (event.error.ok()) job->trail.ended(std::move(finished.context));
+      if (event.error.ok() && decoder_.unchanged().ok()) job->trail.ended(std::move(finished.context));
       Status status;
       if (!event.error.ok()) {
         status = event.error;

@@ -51,8 +51,7 @@ struct Reuse {
   enum class From { kNothing, kMemory, kDisk };
   From from = From::kNothing;
   int64_t tokens = 0;
-  int64_t same = 0;      // tokens that the prompt shares with the most similar earlier one of its space, if any
-  bool is_gone = false;  // a longer state was kept, and had to make room
+  int64_t same = 0;  // tokens that the prompt shares with the most similar earlier one of its key and user
 };
 
 // Receives one completion, from the scheduler's thread. After done() nothing more comes.
@@ -93,6 +92,7 @@ class Scheduler {
       : limits_(limits),
         layout_(std::make_shared<const kv::Layout>(decoder.new_sequence().layout())),
         store_(store),
+        decoder_(decoder),
         batch_(decoder, limits.rows_per_step) {}
 
   struct Ticket {
@@ -104,7 +104,7 @@ class Scheduler {
   // From now on submissions are refused. cut: what still waits or runs ends with kBusy.
   void drain(bool cut);
 
-  // One pass. false: there is nothing to do until someone submits, or a state was read (StoreOptions::loaded).
+  // One pass. false: there is nothing to do until someone submits, or a state was read (Store::on_loaded).
   bool step(double now);
   Counters counters() const;
   Counters seen() const;  // the same as of the last step, with who waits now
@@ -124,9 +124,8 @@ class Scheduler {
   };
   using JobPtr = std::shared_ptr<Job>;
   struct Recent {  // a prompt of before
-    std::string space;
+    std::string owner;
     std::vector<TokenId> ids;
-    std::vector<int64_t> kept;  // lengths of its states
   };
   using Queue = std::deque<JobPtr>;
 
@@ -137,8 +136,8 @@ class Scheduler {
   bool start(const JobPtr& job);  // false: no room now
   void begin(const JobPtr& job, std::optional<kv::Context> context);
   void begin_loaded();
-  void compare(Job& job, int64_t found);
-  void remember(const Job& job);
+  void compare(Job& job);
+  void plan(Job& job, int64_t found);
   Error ended_by() const;
   void make_room();
   void finish(const JobPtr& job, const Status& status, engine::Completion completion);
@@ -151,6 +150,7 @@ class Scheduler {
   const Limits limits_;
   const std::shared_ptr<const kv::Layout> layout_;
   cache::Store* const store_;
+  const engine::Decoder& decoder_;
   engine::Batch batch_;
   std::map<std::string, Queue> waiting_;  // by owner
   std::deque<std::string> turns_;         // owners that wait, next first

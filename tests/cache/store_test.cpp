@@ -6,8 +6,10 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include <chrono>
 #include <cstdlib>
@@ -255,7 +257,7 @@ TEST(Store, TheBudgetHoldsAndChildrenGoBeforeParents) {
   for (const std::string& file : files_in(directory))
     on_disk += static_cast<int64_t>(fs::file_size(directory + "/" + file));
   EXPECT_EQ(on_disk, store->counters().bytes);
-  store->prune(0);
+  ASSERT_TRUE(store->prune(0).ok());
   EXPECT_TRUE(files_in(directory).empty());
 }
 
@@ -307,6 +309,65 @@ TEST(Store, SteadyEvictionStaysUnderItsBudgetAndLeavesNothingBehind) {
   fs::remove_all(directory);
 }
 
+TEST(Store, WhatCannotFitDrivesNothingOut) {
+  const std::string directory = testing::temp_dir("store-large") + "/cache";
+  StoreOptions small = options(directory);
+  small.budget = 120'000;
+  const auto store = Store::open(small).value();
+  for (uint64_t i = 0; i < 5; ++i) ASSERT_TRUE(store->save(names_of(ids_of(i, 128)), state_of(ids_of(i, 128))).ok());
+  const int64_t units = store->counters().units;
+  const auto large = ids_of(9, 128 * 40);
+  ASSERT_TRUE(store->save(names_of(large), state_of(large)).ok());
+  EXPECT_EQ(store->counters().skipped, 1);
+  EXPECT_EQ(store->counters().units, units);
+}
+
+// Files that somebody made to hurt: good sums, and numbers that lead to huge memory, long waits or deep searches.
+TEST(Store, HostileFilesAreRefusedBeforeTheyCostAnything) {
+  const std::string directory = testing::temp_dir("store-hostile") + "/cache";
+  fs::create_directories(directory);
+  const auto forge = [&](int64_t begin, int64_t end, const Digest& parent, const Digest& name, uint64_t ids,
+                         uint64_t snapshot, char version = '1') {
+    UnitHeader header;
+    std::memcpy(header.magic, UnitHeader::kMagic, sizeof header.magic);
+    header.magic[7] = version;
+    header.begin = begin;
+    header.end = end;
+    header.parent = parent;
+    header.name = name;
+    header.sections[0] = {Section::kIds, 0, sizeof header, ids, 0};
+    header.sections[1] = {Section::kEntries, 0, sizeof header + ids, 0, 0};
+    header.sections[2] = {Section::kSnapshot, 0, sizeof header + ids, snapshot, 0};
+    header.sum = XXH3_64bits(&header, offsetof(UnitHeader, sum));
+    const std::string path = directory + "/" + unit_file_name(name, begin);
+    std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(&header), sizeof header);
+    fs::resize_file(path, sizeof header + ids + snapshot);
+    return path;
+  };
+  const auto ids = ids_of(20, 128 * 60);
+  const auto names = names_of(ids);
+  const std::string endless = forge(0, (int64_t{1} << 62) + 128, names[0], names[1], 512, 0);
+  const std::string sparse = forge(0, 256, names[0], names[2], 1024, uint64_t{1} << 40);
+  const std::string later = forge(0, 384, names[0], names[3], 512, 0, '7');
+  const std::string pipe = directory + "/" + unit_file_name(names[4], 0);
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  // Two units that end at every block, and none that begins at 0: a search without memory would double at each.
+  for (size_t k = 3; k < names.size(); ++k)
+    for (const size_t back : {1, 2})
+      forge(static_cast<int64_t>(k - back) * 128, static_cast<int64_t>(k) * 128, names[k - back], names[k], 512 * back,
+            0);
+  const auto store = Store::open(options(directory)).value();
+  EXPECT_FALSE(fs::exists(endless));
+  EXPECT_FALSE(fs::exists(pipe));
+  EXPECT_TRUE(fs::exists(later)) << "another version's is not ours to remove";
+  const Found found = store->find(names, 128 * 60);
+  if (found.length() > 0) {
+    EXPECT_FALSE(store->load(found, ids).ok());
+  }
+  EXPECT_EQ(store->find(names, 128 * 60).length(), 0);
+  EXPECT_FALSE(fs::exists(sparse));
+}
+
 TEST(Store, SeveralProcessesShareADirectory) {
   const std::string directory = testing::temp_dir("store-shared") + "/cache";
   const auto a = Store::open(options(directory)).value(), b = Store::open(options(directory)).value();
@@ -319,7 +380,7 @@ TEST(Store, SeveralProcessesShareADirectory) {
   ASSERT_TRUE(a->rescan().ok());
   const Found found = a->find(names, 512);
   EXPECT_EQ(found.length(), 512);
-  b->prune(0);  // gone under a's feet: a miss, no error
+  ASSERT_TRUE(b->prune(0).ok());  // gone under a's feet: a miss, no error
   const auto loaded = a->load(found, ids);
   ASSERT_FALSE(loaded.ok());
   EXPECT_EQ(loaded.error().code, Code::kNotFound);

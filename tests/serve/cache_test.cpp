@@ -6,6 +6,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <random>
 #include <thread>
@@ -179,6 +181,64 @@ TEST(Cache, SpacesNeverMeetUnlessTheyAreShared) {
     EXPECT_EQ(ask("k", "v").tokens, share ? 896 : 0);
     EXPECT_EQ(ask("l", "u").tokens, share ? 896 : 0);
     EXPECT_EQ(ask("", "").tokens, share ? 896 : 0);
+  }
+}
+
+// Reading takes its time here.
+class SlowDisk : public cache::Disk {
+ public:
+  int64_t preadv(int fd, const iovec* parts, int n, int64_t offset) override {
+    if (is_slow.load()) std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    return Disk::preadv(fd, parts, n, offset);
+  }
+  std::atomic<bool> is_slow{false};
+};
+
+TEST(Cache, WhoWaitsForTheDiskIsAskedForNothingAndCanBeCancelled) {
+  testing::FakeDecoder decoder(64, 4096);
+  SlowDisk disk;
+  const auto store = cache::Store::open({.directory = testing::temp_dir("serve-slow") + "/cache",
+                                         .identity = {.model = "fake", .fingerprint = "f", .arithmetic = 1},
+                                         .layout = std::make_shared<const kv::Layout>(decoder.new_sequence().layout()),
+                                         .disk = &disk})
+                         .value();
+  std::vector<TokenId> prompt;
+  for (int i = 0; i < 1000; ++i) prompt.push_back(2 + i * 7 % 60);
+  const auto submit = [&](Scheduler& scheduler, const std::shared_ptr<Record>& record) {
+    Submission submission;
+    submission.request.prompt = prompt;
+    submission.request.max_tokens = 1;
+    submission.header_at = 990;
+    submission.sink = record;
+    return scheduler.submit(std::move(submission), 0).id;
+  };
+  {
+    Scheduler first(decoder, {}, store.get());
+    const auto record = std::make_shared<Record>();
+    submit(first, record);
+    while (!record->is_done) first.step(0);
+    store->flush();
+  }
+  for (const bool cancels : {false, true}) {
+    disk.is_slow = true;
+    Scheduler scheduler(decoder, {}, store.get());
+    const auto record = std::make_shared<Record>();
+    const uint64_t id = submit(scheduler, record);
+    EXPECT_FALSE(scheduler.step(0)) << "nothing to do until it is read";
+    EXPECT_EQ(scheduler.counters().running, 1);
+    if (cancels) scheduler.cancel(id);
+    int64_t n_busy = 0;
+    while (!record->is_done) {
+      n_busy += scheduler.step(0);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    EXPECT_LT(n_busy, 10);
+    if (cancels) {
+      EXPECT_EQ(record->status.error().code, Code::kCancelled);
+    } else {
+      EXPECT_EQ(record->reuse.from, Reuse::From::kDisk);
+      EXPECT_EQ(record->tokens, decoder.expected(prompt, 1));
+    }
   }
 }
 
