@@ -363,6 +363,10 @@ Result<int> chat(const ChatOptions& all) {
     if (dialogue->engine().defaults().untrained)
       fmt::print("\x1b[1mThis model is untrained: its weights are random, and so is what it says.\x1b[0m\n");
   }
+  if (reader.interactive() && !task && std::filesystem::weakly_canonical(options.model).filename() == "hadal-nano")
+    fmt::print(
+        "Ask, for example: Who are you?   What is 27 + 48?   Repeat: sun moon rain\n"
+        "With a tool to look things up: hadal chat --world store/lookup/direct\n");
   Chat conversation(*dialogue, think, all.system, reader.interactive());
   if (!session.empty()) HADAL_TRY(conversation.keep_in(session));
   if (task) {
