@@ -29,6 +29,7 @@
 namespace hadal::cli {
 namespace {
 
+constexpr int kMaxSame = 2;     // rounds of the same calls
 constexpr int kMaxRounds = 32;  // tool calls in a row before the user is asked again
 
 constexpr const char* kHelp =
@@ -215,6 +216,8 @@ class Chat {
     const size_t before = messages_.size();
     messages_.push_back(json::Object{{"role", "user"}, {"content", text}});
     clear_interrupt();
+    std::string last_asked;
+    int n_same = 0;
     for (int round = 0; round < kMaxRounds; ++round) {
       const auto answer = one_answer();
       if (!answer.ok()) {
@@ -233,6 +236,14 @@ class Chat {
         messages_.push_back(json::Object{{"role", "tool"},
                                          {"tool_call_id", fmt::format("call_{}", n_calls_ - calls.size() + i + 1)},
                                          {"content", run_tool(calls[i])}});
+      // A small model that does not get on repeats itself.
+      const std::string asked = json::dump(text::to_json({"", "", calls}));
+      n_same = asked == last_asked ? n_same + 1 : 1;
+      last_asked = asked;
+      if (n_same > kMaxSame) {
+        note("the same calls again: this goes nowhere");
+        break;
+      }
     }
     if (interactive_) fmt::print("\n");
     if (session_.empty()) return;
