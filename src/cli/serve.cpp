@@ -27,7 +27,7 @@ struct ServeOptions {
   serve::RequestRules rules;
   serve::AccountOptions accounts;
   std::string tls_certificate, tls_key;
-  bool no_keep_alive = false;
+  bool no_keep_alive = false, log_prompts = false;
   double drain_seconds = 30;
   CacheOptions cache;
 };
@@ -72,6 +72,7 @@ Result<int> run_serve(const ServeOptions& options) {
   server_options.rules = options.rules;
   server_options.rules.model = std::filesystem::weakly_canonical(options.model).filename().string();
   server_options.keep_alive = !options.no_keep_alive;
+  server_options.log_prompts = options.log_prompts;
   server_options.drain_seconds = options.drain_seconds;
   server_options.encoding = options.encoding == "auto" ? HADAL_TRY(text::encoding_of_checkpoint(options.model))
                                                        : HADAL_TRY(text::encoding_by_name(options.encoding));
@@ -142,6 +143,7 @@ void add_serve(CLI::App& app, int& exit_status) {
   command->add_flag("--accept-any-model", options->rules.any_model, "every model name is this one");
   command->add_flag("--repair-history", options->rules.repair_history, "missing tool results are empty ones");
   command->add_flag("--clamp-max-tokens", options->rules.clamp_max_tokens, "too large a max_tokens is the largest");
+  command->add_flag("--log-prompts", options->log_prompts, "what clients ask, to stderr");
   command->add_flag("--no-keepalive", options->no_keep_alive, "no comments while an answer is on its way");
   command->callback([options, &exit_status] {
     const auto status = run_serve(*options);

@@ -399,6 +399,9 @@ class ServerImpl final : public Server {
     if (absent("top_p")) turn.sampling.top_p = options_.top_p;
     if (!turn.seeded) turn.sampling.seed = std::random_device{}();
 
+    if (options_.log_prompts)
+      fmt::print(stderr, "{} prompt of {} tokens: {}\n", id, prompt.ids.size(), compact(json::Value(prompt.text)));
+
     const int64_t window = decoder_.max_tokens(), used = static_cast<int64_t>(prompt.ids.size());
     const int64_t asked = turn.max_tokens.value_or(turn.effort == Effort::kOff   ? kPlainOutput
                                                    : turn.effort == Effort::kMax ? kMaxOutput

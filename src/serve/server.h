@@ -22,6 +22,7 @@ struct ServerOptions {
   Limits limits;
   RequestRules rules;
   bool keep_alive = true;
+  bool log_prompts = false;  // to stderr; else no text of clients goes anywhere
   double drain_seconds = 30;
   text::Encoding encoding = text::Encoding::kV4;
   std::string version, fingerprint;

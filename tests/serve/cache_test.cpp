@@ -12,6 +12,7 @@
 #include <random>
 #include <thread>
 
+#include "base/file.h"
 #include "serve/scheduler.h"
 #include "serve/server.h"
 #include "tests/support/byte_tokenizer.h"
@@ -333,6 +334,12 @@ struct Agent {
     }
   }
 
+  // As a client's recorded request has it.
+  Agent(const std::string& with, json::Value recorded) : path(with), body(std::move(recorded)) {
+    body.set("stream", false);
+    turns = body.find(path == "/responses" ? "input" : "messages")->as_array();
+  }
+
   void say(const std::string& text) { turns.push_back(json::Object{{"role", "user"}, {"content", text}}); }
 
   // true: it wants its tool.
@@ -429,6 +436,56 @@ TEST(Cache, AgentsGetBackWhatTheySentBefore) {
       fmt::print("{} {} tools: {} of {} reusable tokens were hits, {} requests\n", path, has_tools ? "with" : "without",
                  cached, reusable, n_requests);
     }
+}
+
+// What Claude Code and Codex really send, thirty turns on, each with a call of the first of their tools that takes a
+// text.
+TEST(Cache, RecordedAgentsGetBackWhatTheySentBefore) {
+  HADAL_NEEDS_SHARED("spec/client-requests.json");
+  const std::string file = testing::shared_path("spec/client-requests.json");
+  const json::Value recorded = json::parse(read_file(file).value()).value();
+  int n_clients = 0;
+  for (const json::Value& request : recorded.find("requests")->as_array()) {
+    const std::string client = request.find("client")->as_string();
+    const bool is_claude = client.starts_with("claude-code") && client.ends_with("first turn");
+    if (!is_claude && !(client.starts_with("codex") && client.ends_with("first turn"))) continue;
+    SCOPED_TRACE(client);
+    ++n_clients;
+    Agent agent(is_claude ? "/messages" : "/responses", *request.find("body"));
+    std::string call;
+    for (const json::Value& tool : agent.body.find("tools")->as_array()) {
+      const json::Value* schema = tool.find(is_claude ? "input_schema" : "parameters");
+      const json::Value* properties = schema ? schema->find("properties") : nullptr;
+      if (!call.empty() || !properties || !tool.find("name")) continue;
+      for (const auto& [name, property] : properties->as_object())
+        if (call.empty() && property.find("type") && property.find("type")->is_string() &&
+            property.find("type")->as_string() == "string")
+          call = "CALL " + tool.find("name")->as_string() + " {\"" + name + "\": \"number ";
+    }
+    ASSERT_FALSE(call.empty());
+    testing::ScriptedDecoder decoder(testing::tokenizer());
+    const std::string directory = testing::temp_dir("serve-recorded") + "/" + std::to_string(n_clients);
+    auto served = std::make_unique<Served>(decoder, directory);
+    int64_t reusable = 0, cached = 0, before = 0, n_requests = 0;
+    for (int turn = 0; turn < 30; ++turn) {
+      if (turn == 15) {
+        served.reset();
+        served = std::make_unique<Served>(decoder, directory);
+      }
+      agent.say(call + std::to_string(turn) + "\"}");
+      for (bool goes_on = true; goes_on; ++n_requests) {
+        const Answered answered = agent.send(*served);
+        reusable += std::min(std::max(answered.same, before), answered.prompt - 1) / 128 * 128;
+        cached += answered.cached;
+        before = answered.prompt + answered.output;
+        goes_on = agent.take(answered, turn);
+      }
+    }
+    fmt::print("{}: {} of {} reusable tokens were hits, {} requests\n", client, cached, reusable, n_requests);
+    EXPECT_GT(n_requests, 50);
+    EXPECT_GE(static_cast<double>(cached), 0.95 * static_cast<double>(reusable));
+  }
+  EXPECT_EQ(n_clients, 2);
 }
 
 }  // namespace
