@@ -235,7 +235,7 @@ void add_data(CLI::App& app, int& exit_status) {
 
   CLI::App* write_command =
       command->add_subcommand("write", "Training data as JSON lines: {\"text\"}, or rows of ids with --tokenizer");
-  write_command->add_option("--mixture", args->write.mixture, "base, long, tools, skills or sft")
+  write_command->add_option("--mixture", args->write.mixture, "base, long, tools, skills, calls or sft")
       ->check(CLI::IsMember(Mixture::names()))
       ->capture_default_str();
   write_command->add_option("--seed", args->write.seed, "of the random numbers")->capture_default_str();
