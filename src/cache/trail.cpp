@@ -11,20 +11,25 @@ const std::vector<Digest>& Trail::names(std::span<const TokenId> ids) {
 
 std::vector<int64_t> Trail::plan(int64_t n_prompt, int64_t found, int64_t header_at, std::vector<int64_t> shared) {
   n_prompt_ = n_prompt;
-  header_at_ = header_at;
   proven_ = found > 0;
-  shared.push_back(header_at);
+  const auto order = [&](std::vector<int64_t>& all) {
+    std::sort(all.begin(), all.end());
+    all.erase(std::unique(all.begin(), all.end()), all.end());
+    std::erase_if(all, [&](int64_t at) { return at <= found || at > n_prompt; });
+  };
+  keeps_ = {header_at};
+  for (const int64_t at : shared) keeps_.push_back(floor_block(at));
+  order(keeps_);
+  std::vector<int64_t> pauses = keeps_;
   saves_.clear();
-  if (!store_) return {header_at};
-  for (const int64_t at : shared) saves_.push_back(floor_block(at));
-  for (int64_t at = save_every_; at <= n_prompt; at += save_every_) saves_.push_back(at);
-  std::sort(saves_.begin(), saves_.end());
-  saves_.erase(std::unique(saves_.begin(), saves_.end()), saves_.end());
-  std::erase_if(saves_, [&](int64_t at) { return at <= found || at > n_prompt; });
-  std::vector<int64_t> pauses = saves_;
-  pauses.push_back(header_at);
-  pauses.push_back(floor_block(n_prompt));
-  std::sort(pauses.begin(), pauses.end());
+  if (store_) {
+    for (const int64_t at : keeps_) saves_.push_back(floor_block(at));
+    for (int64_t at = save_every_; at <= n_prompt; at += save_every_) saves_.push_back(at);
+    order(saves_);
+    pauses.insert(pauses.end(), saves_.begin(), saves_.end());
+    pauses.push_back(floor_block(n_prompt));
+    order(pauses);
+  }
   return pauses;
 }
 
@@ -36,7 +41,7 @@ void Trail::save(kv::Context context) {
 void Trail::reached(const kv::Context& context) {
   const int64_t at = context.state.length();
   const auto fork = [&] { return kv::Context{context.state.fork(), context.ids}; };
-  if (at == header_at_) resident_->keep(names(context.ids), fork(), proven_);
+  if (std::binary_search(keeps_.begin(), keeps_.end(), at)) resident_->keep(names(context.ids), fork(), proven_);
   if (!store_ || at % kBlock != 0) return;
   const bool is_due = at <= n_prompt_ ? std::binary_search(saves_.begin(), saves_.end(), at) : at % save_every_ == 0;
   last_block_.reset();

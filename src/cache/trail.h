@@ -1,11 +1,12 @@
-// What one sequence leaves behind in the cache as it grows: states in memory where its next turn goes on exactly, and
-// on disk, at multiples of 128, where this or another prompt may go on.
+// What one sequence leaves behind in the cache as it grows: states where its next turn or another prompt may go on, in
+// memory exactly there, and on disk at the multiple of 128 before.
 //
 //   before the answer     the next turn sends everything before the assistant's header again; what followed may be
 //                         rendered anew (reasoning is dropped)
 //   end of the answer     with tools nothing is dropped
-//   shared prefixes       the system prompt; where an earlier prompt parted from this one
-//   every so many tokens  of what is long
+//   shared prefixes       the system prompt; where an earlier prompt parted from this one. In memory too: agents start
+//                         several sessions at once, before any disk has it
+//   every so many tokens  of what is long; on disk only
 //
 // Threads: the one that owns the states.
 #pragma once
@@ -30,7 +31,6 @@ class Trail {
   // Before it grows from `found` tokens: returns the positions, ascending, at which reading the prompt must pause for
   // reached(). header_at: before the assistant's header, 0: none. shared: other positions that prompts have in common.
   std::vector<int64_t> plan(int64_t n_prompt, int64_t found, int64_t header_at, std::vector<int64_t> shared);
-  const std::vector<int64_t>& saves() const { return saves_; }  // of the prompt, to disk
 
   void reached(const kv::Context& context);  // after each step: it has come to a new length
   void ended(kv::Context context);           // the last one
@@ -44,8 +44,8 @@ class Trail {
   Store* store_;
   int64_t save_every_;
   std::vector<Digest> names_;
-  std::vector<int64_t> saves_;
-  int64_t n_prompt_ = 0, header_at_ = 0;
+  std::vector<int64_t> keeps_, saves_;  // of the prompt: in memory, on disk
+  int64_t n_prompt_ = 0;
   bool proven_ = false;
   std::optional<kv::Context> last_block_;  // at the latest multiple of 128 that was not saved
 };

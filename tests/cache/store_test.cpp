@@ -20,6 +20,7 @@
 #include "cache/resident.h"
 #include "cache/unit.h"
 #include "tests/support/fake_decoder.h"
+#include "tests/support/fast_disk.h"
 #include "tests/support/saved_state.h"
 #include "tests/support/shared.h"
 
@@ -76,7 +77,7 @@ bool same(const kv::SequenceState& a, const kv::SequenceState& b) {
 
 const Identity kIdentity{.model = "micro", .fingerprint = "f00d", .arithmetic = 1};
 
-StoreOptions options(const std::string& directory, Disk* disk = nullptr) {
+StoreOptions options(const std::string& directory, Disk* disk = &testing::fast_disk()) {
   return {.directory = directory,
           .budget = int64_t{1} << 30,
           .identity = kIdentity,
@@ -127,7 +128,7 @@ TEST(Store, ALongerPrefixAddsItsRangeAndEveryOneComesBackBitForBit) {
   const auto names = names_of(ids);
   int64_t bytes = 0;
   {
-    const auto store = Store::open(options(directory)).value();
+    const auto store = Store::open(options(directory, nullptr)).value();
     for (const int64_t end : {256, 384, 1024}) {
       ASSERT_TRUE(store->save(names, state_of(cut(ids, end))).ok());
       const int64_t begin = end == 256 ? 0 : end == 384 ? 256 : 384;
@@ -413,7 +414,7 @@ TEST(Store, SavesAndLoadsBesideTheOwner) {
 }
 
 // Fails one call, and, if it is a write, the way a full disk does.
-class FaultyDisk : public Disk {
+class FaultyDisk : public testing::FastDisk {
  public:
   explicit FaultyDisk(int64_t fails_at) : left_(fails_at) {}
   bool happened() const { return left_ < 0; }
@@ -433,7 +434,7 @@ class FaultyDisk : public Disk {
   int64_t preadv(int fd, const iovec* parts, int n, int64_t offset) override {
     return fails() ? fail(EIO) : Disk::preadv(fd, parts, n, offset);
   }
-  int fsync(int fd) override { return fails() ? fail(EIO) : Disk::fsync(fd); }
+  int fsync(int fd) override { return fails() ? fail(EIO) : FastDisk::fsync(fd); }
   int rename(const std::string& from, const std::string& to) override {
     return fails() ? fail(EACCES) : Disk::rename(from, to);
   }

@@ -8,7 +8,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <filesystem>
+#include <mutex>
 #include <random>
 #include <thread>
 
@@ -17,6 +19,7 @@
 #include "serve/server.h"
 #include "tests/support/byte_tokenizer.h"
 #include "tests/support/fake_decoder.h"
+#include "tests/support/fast_disk.h"
 #include "tests/support/http_client.h"
 #include "tests/support/scripted_decoder.h"
 #include "tests/support/shared.h"
@@ -47,7 +50,8 @@ std::unique_ptr<cache::Store> open_store(const std::string& directory, engine::D
   return cache::Store::open({.directory = directory,
                              .budget = budget,
                              .identity = {.model = "fake", .fingerprint = "f", .arithmetic = 1},
-                             .layout = std::make_shared<const kv::Layout>(decoder.new_sequence().layout())})
+                             .layout = std::make_shared<const kv::Layout>(decoder.new_sequence().layout()),
+                             .disk = &testing::fast_disk()})
       .value();
 }
 
@@ -186,7 +190,7 @@ TEST(Cache, SpacesNeverMeetUnlessTheyAreShared) {
 }
 
 // Reading takes its time here.
-class SlowDisk : public cache::Disk {
+class SlowDisk : public testing::FastDisk {
  public:
   int64_t preadv(int fd, const iovec* parts, int n, int64_t offset) override {
     if (is_slow.load()) std::this_thread::sleep_for(std::chrono::milliseconds(30));
@@ -240,6 +244,65 @@ TEST(Cache, WhoWaitsForTheDiskIsAskedForNothingAndCanBeCancelled) {
       EXPECT_EQ(record->reuse.from, Reuse::From::kDisk);
       EXPECT_EQ(record->tokens, decoder.expected(prompt, 1));
     }
+  }
+}
+
+// Nothing is durable here before it is allowed.
+class StuckDisk : public testing::FastDisk {
+ public:
+  int fsync(int fd) override {
+    std::unique_lock lock(mutex);
+    may_go.wait(lock, [this] { return !is_stuck; });
+    return FastDisk::fsync(fd);
+  }
+  void let_go() {
+    {
+      const std::lock_guard lock(mutex);
+      is_stuck = false;
+    }
+    may_go.notify_all();
+  }
+  std::mutex mutex;
+  std::condition_variable may_go;
+  bool is_stuck = true;
+};
+
+// Agents start several sessions at once: what they share is found in memory at once, with a disk that takes its time
+// and with none.
+TEST(Cache, SharedPrefixesAreThereBeforeTheDiskHasThem) {
+  for (const bool has_store : {true, false}) {
+    testing::FakeDecoder decoder(64, 4096);
+    StuckDisk disk;
+    std::unique_ptr<cache::Store> store;
+    if (has_store)
+      store = cache::Store::open({.directory = testing::temp_dir("serve-stuck") + "/cache",
+                                  .identity = {.model = "fake", .fingerprint = "f", .arithmetic = 1},
+                                  .layout = std::make_shared<const kv::Layout>(decoder.new_sequence().layout()),
+                                  .disk = &disk})
+                  .value();
+    Scheduler scheduler(decoder, {}, store.get());
+    const auto ask = [&](int session, int64_t system_end) {
+      std::vector<TokenId> prompt;
+      for (int i = 0; i < 1000; ++i) prompt.push_back(2 + i * 7 % 60);
+      for (int i = 0; i < 200; ++i) prompt.push_back(2 + (i * 11 + session) % 60);
+      const auto record = std::make_shared<Record>();
+      Submission submission;
+      submission.request.prompt = prompt;
+      submission.request.max_tokens = 5;
+      submission.header_at = 1190;
+      submission.system_end = system_end;
+      submission.sink = record;
+      scheduler.submit(std::move(submission), 0);
+      while (!record->is_done) scheduler.step(0);
+      EXPECT_EQ(record->tokens, decoder.expected(prompt, 5));
+      return record->reuse;
+    };
+    EXPECT_EQ(ask(0, 1000).tokens, 0);
+    const Reuse second = ask(1, 1000);
+    EXPECT_EQ(second.tokens, 896);
+    EXPECT_EQ(second.same, 1000);
+    EXPECT_EQ(second.from, Reuse::From::kMemory);
+    disk.let_go();
   }
 }
 
@@ -403,6 +466,7 @@ TEST(Cache, AgentsGetBackWhatTheySentBefore) {
         ++n_requests;
       };
       for (int turn = 0; turn < 30; ++turn) {
+        served->store->flush();  // no real model outruns the disk, this one does
         if (turn == 15) {
           served.reset();
           served = std::make_unique<Served>(decoder, directory);
@@ -468,6 +532,7 @@ TEST(Cache, RecordedAgentsGetBackWhatTheySentBefore) {
     auto served = std::make_unique<Served>(decoder, directory);
     int64_t reusable = 0, cached = 0, before = 0, n_requests = 0;
     for (int turn = 0; turn < 30; ++turn) {
+      served->store->flush();
       if (turn == 15) {
         served.reset();
         served = std::make_unique<Served>(decoder, directory);

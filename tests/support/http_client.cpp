@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 
 namespace hadal::testing {
@@ -29,6 +30,7 @@ void HttpClient::finish_sending() { ::shutdown(socket_, SHUT_WR); }
 bool HttpClient::send(const std::string& text) {
   for (size_t done = 0; done < text.size();) {
     const ssize_t n = ::send(socket_, text.data() + done, text.size() - done, MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return false;
     done += static_cast<size_t>(n);
   }
@@ -40,6 +42,7 @@ std::string HttpClient::read(const std::string& until) {
   char buffer[65536];
   while (until.empty() || text.find(until) == std::string::npos) {
     const ssize_t n = ::recv(socket_, buffer, sizeof buffer, 0);
+    if (n < 0 && errno == EINTR) continue;
     if (n <= 0) break;
     text.append(buffer, static_cast<size_t>(n));
   }
