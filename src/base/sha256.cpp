@@ -1,6 +1,7 @@
 #include "base/sha256.h"
 
 #include <openssl/evp.h>
+#include <charconv>
 
 #include "base/check.h"
 
@@ -23,6 +24,16 @@ std::string hex(std::span<const uint8_t> bytes) {
     out += kDigits[byte & 15];
   }
   return out;
+}
+
+std::optional<Digest> digest_of_hex(std::string_view text) {
+  Digest digest;
+  if (text.size() != 2 * digest.size()) return std::nullopt;
+  for (size_t i = 0; i < digest.size(); ++i) {
+    const auto [end, error] = std::from_chars(text.data() + 2 * i, text.data() + 2 * i + 2, digest[i], 16);
+    if (error != std::errc() || end != text.data() + 2 * i + 2) return std::nullopt;
+  }
+  return digest;
 }
 
 }  // namespace hadal

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -13,6 +14,7 @@ namespace hadal {
 using Digest = std::array<uint8_t, 32>;
 Digest sha256(std::string_view bytes);
 std::string hex(std::span<const uint8_t> bytes);  // two small digits a byte
+std::optional<Digest> digest_of_hex(std::string_view text);
 
 // For hash tables: a digest is as random as it gets.
 struct DigestHash {

@@ -16,8 +16,6 @@
 #include <filesystem>
 #include <random>
 
-#include "cache/unit.h"
-
 namespace hadal::cache {
 namespace {
 
@@ -162,10 +160,11 @@ Status Store::rescan() {
         unit.used_ns = time;
         insert(std::move(unit));
       }
-    for (Unit& unit : found) insert(std::move(unit));
+    for (const Unit& unit : found) insert(unit);
     if (!options_.read_only) evicted = make_room(0);
   }
   unlink_all(evicted);
+  tell_answers(std::move(found));
   return {};
 }
 
@@ -207,9 +206,9 @@ void Store::use(const std::vector<Unit>& units) {
     for (const Unit& unit : units) {
       const auto it = units_.find(unit.file);
       if (it == units_.end()) continue;
-      by_use_.erase({it->second.used_ns, -unit.end, unit.file});
+      by_use_.erase({it->second.used_ns, -it->second.end, unit.file});
       it->second.used_ns = time;
-      by_use_.emplace(time, -unit.end, unit.file);
+      by_use_.emplace(time, -it->second.end, unit.file);
     }
   }
   if (options_.read_only) return;
@@ -331,13 +330,48 @@ void Store::load_loop() {
   }
 }
 
+// ---- answers
+
+void Store::tell_answers(std::vector<Unit> units) {
+  std::erase_if(units, [](const Unit& unit) { return !unit.is_answer(); });
+  std::sort(units.begin(), units.end(), [](const Unit& a, const Unit& b) { return a.used_ns < b.used_ns; });
+  const std::lock_guard lock(answer_mutex_);
+  if (!on_answer_) return;
+  for (const Unit& unit : units) {
+    if (unit.parent != root({})) continue;  // another model's
+    const auto answer = read_unit_answer(disk_, options_.directory, unit.file);
+    if (answer.ok()) {
+      on_answer_(unit.file, answer.value());
+    } else if (answer.error().code == Code::kCorrupt) {
+      remove_damaged(unit.file);
+    }
+  }
+}
+
+void Store::on_answer(std::function<void(const std::string&, const std::string&)> call, int64_t most_bytes) {
+  {
+    const std::lock_guard lock(answer_mutex_);
+    on_answer_ = std::move(call);
+  }
+  std::vector<Unit> latest;
+  {
+    const std::lock_guard lock(mutex_);
+    int64_t bytes = 0;
+    for (auto it = by_use_.rbegin(); it != by_use_.rend() && bytes <= most_bytes; ++it) {
+      const Unit& unit = units_.at(std::get<2>(*it));
+      if (!unit.is_answer()) continue;
+      bytes += unit.bytes;
+      latest.push_back(unit);
+    }
+  }
+  tell_answers(std::move(latest));
+}
+
 // ---- saving
 
 Status Store::save(const std::vector<Digest>& names, const kv::Context& context) {
   const int64_t end = context.state.length();
   HADAL_CHECK(end > 0 && end % kBlock == 0 && static_cast<int64_t>(names.size()) > end / kBlock);
-  const int64_t start = now_ns();
-  const double cpu_start = thread_cpu_seconds();
   std::vector<Unit> below;
   {
     const std::lock_guard lock(mutex_);
@@ -352,8 +386,6 @@ Status Store::save(const std::vector<Digest>& names, const kv::Context& context)
   const int64_t begin = below.empty() ? 0 : below.back().end;
   NewUnit unit(names, options_.identity.model, begin, context.state, context.ids);
   use(below);  // it must not go to make room for what stands on it
-  std::string part;
-  std::vector<std::string> evicted;
   {
     const std::lock_guard lock(mutex_);
     int64_t chain = unit.bytes();
@@ -366,42 +398,83 @@ Status Store::save(const std::vector<Digest>& names, const kv::Context& context)
       ++counters_.skipped;
       return {};
     }
+  }
+  HADAL_TRY(add(unit));
+  below.push_back({.end = end, .file = unit_file_name(names[static_cast<size_t>(end / kBlock)], begin)});
+  use(below);
+  return {};
+}
+
+Status Store::save_answer(const std::string& answer) {
+  NewUnit unit(root({}), options_.identity.model, answer);
+  {
+    const std::lock_guard lock(mutex_);
+    if (units_.contains(unit.file_name())) return {};
+    if (now_ns() < silent_until_ns_ || options_.read_only || unit.bytes() > options_.budget) {
+      ++counters_.skipped;
+      return {};
+    }
+  }
+  return add(unit);
+}
+
+Status Store::add(NewUnit& unit) {
+  const int64_t start = now_ns();
+  const double cpu_start = thread_cpu_seconds();
+  std::string part;
+  std::vector<std::string> evicted;
+  {
+    const std::lock_guard lock(mutex_);
     evicted = make_room(unit.bytes());
     part = part_prefix_ + std::to_string(n_parts_++);
   }
   unlink_all(evicted);
   const Status written = unit.write(disk_, options_.directory, part);
+  const std::lock_guard lock(mutex_);
   if (!written.ok()) {
-    const std::lock_guard lock(mutex_);
     failed(written.error());
     return written;
   }
-  const Digest& name = names[static_cast<size_t>(end / kBlock)];
-  below.push_back({names[static_cast<size_t>(begin / kBlock)], name, begin, end, unit.bytes(), now_ns(),
-                   unit_file_name(name, begin)});
-  {
-    const std::lock_guard lock(mutex_);
-    failing_ = false;
-    insert(below.back());
-    ++counters_.saved;
-    counters_.saved_bytes += unit.bytes();
-    counters_.save_s += seconds_since(start);
-    counters_.save_cpu_s += thread_cpu_seconds() - cpu_start;
-  }
-  use(below);
+  failing_ = false;
+  const UnitHeader& header = unit.header();
+  insert({header.parent, header.name, header.begin, header.end, unit.bytes(), now_ns(), unit.file_name()});
+  ++counters_.saved;
+  counters_.saved_bytes += unit.bytes();
+  counters_.save_s += seconds_since(start);
+  counters_.save_cpu_s += thread_cpu_seconds() - cpu_start;
   return {};
 }
 
 void Store::save_later(std::vector<Digest> names, kv::Context context) {
+  SaveJob job{std::move(names), std::move(context), {}, {}};
   {
     const std::lock_guard lock(queue_mutex_);
-    if (saves_.size() >= kMostSaves) {
-      saved_.push_back({std::move(names), std::move(context)});
+    if (n_states_ >= kMostSaves) {
+      saved_.push_back(std::move(job));
       const std::lock_guard counters_lock(mutex_);
       ++counters_.skipped;
       return;
     }
-    saves_.push_back({std::move(names), std::move(context)});
+    ++n_states_;
+    saves_.push_back(std::move(job));
+  }
+  work_.notify_all();
+}
+
+std::string Store::save_answer_later(std::string answer) {
+  const std::string file = NewUnit(root({}), options_.identity.model, answer).file_name();
+  {
+    const std::lock_guard lock(queue_mutex_);
+    saves_.push_back({{}, std::nullopt, std::move(answer), {}});
+  }
+  work_.notify_all();
+  return file;
+}
+
+void Store::use_later(std::string file) {
+  {
+    const std::lock_guard lock(queue_mutex_);
+    saves_.push_back({{}, std::nullopt, {}, std::move(file)});
   }
   work_.notify_all();
 }
@@ -441,8 +514,12 @@ void Store::save_loop() {
       saves_.pop_front();
       saving_ = true;
     }
-    (void)save(job->names, job->context);  // failures are counted
+    if (!job->used.empty()) use({{.file = job->used}});
+    if (!job->answer.empty()) (void)save_answer(job->answer);  // failures are counted
+    if (!job->context) continue;
+    (void)save(job->names, *job->context);
     const std::lock_guard lock(queue_mutex_);
+    --n_states_;
     saved_.push_back(std::move(*job));
   }
 }

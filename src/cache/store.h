@@ -3,6 +3,7 @@
 //   find()    the longest prefix of a prompt that a chain of units covers, from token 0 on
 //   load()    the state there; load_later() on a thread of its own
 //   save()    a state at a multiple of 128: only the range beyond what is there is written; save_later() on a thread
+//   answers   as they were sampled, for a server that starts again (serve/replay.h): small units beside the others
 //
 // The index belongs to the process and is made by reading headers; the directory may be shared by several, also over
 // a network: files appear whole, under names that say what they are, and are never changed. A damaged unit is removed
@@ -34,6 +35,7 @@
 #include "base/result.h"
 #include "cache/disk.h"
 #include "cache/prefix.h"
+#include "cache/unit.h"
 #include "kv/sequence_state.h"
 
 namespace hadal::cache {
@@ -58,6 +60,7 @@ struct Unit {
   Digest parent, name;
   int64_t begin = 0, end = 0, bytes = 0, used_ns = 0;
   std::string file;
+  bool is_answer() const { return end == 0; }
 };
 
 // A prefix that is there: its units in order.
@@ -94,6 +97,13 @@ class Store {
   void collect();  // releases what has been saved; the owner of the states calls it
   void flush();    // waits until all that save_later() was given is written
 
+  // Returns the file that it will be.
+  std::string save_answer_later(std::string answer);
+  void use_later(std::string file);  // of an answer: the conversation goes on
+  // call: of the latest answers of this model that are there, `most_bytes` of files at most, the oldest of them first;
+  // then of each that another process adds, on the saving thread. Empty: no more calls.
+  void on_answer(std::function<void(const std::string& file, const std::string& answer)> call, int64_t most_bytes);
+
   StoreCounters counters() const;
   std::vector<Unit> units();  // by name of file
   Status rescan();            // now: units of other processes come and go
@@ -102,9 +112,10 @@ class Store {
 
  private:
   explicit Store(StoreOptions options);
-  struct SaveJob {
+  struct SaveJob {  // a state, an answer, or a file that was used
     std::vector<Digest> names;
-    kv::Context context;
+    std::optional<kv::Context> context;
+    std::string answer, used;
   };
   struct LoadJob {
     std::shared_ptr<Loading> loading;
@@ -113,6 +124,9 @@ class Store {
   };
 
   Result<kv::Context> load(const Found& found, std::span<const TokenId> ids, const std::atomic<bool>* cancelled);
+  Status save_answer(const std::string& answer);
+  Status add(NewUnit& unit);  // makes room and writes it
+  void tell_answers(std::vector<Unit> units);
   void remove_damaged(const std::string& file);
   void use(const std::vector<Unit>& units);
   void unlink_all(const std::vector<std::string>& files);
@@ -143,9 +157,12 @@ class Store {
   std::mutex queue_mutex_;
   std::condition_variable work_, idle_;
   std::deque<SaveJob> saves_;
+  size_t n_states_ = 0;  // in saves_
   std::vector<SaveJob> saved_;
   std::deque<LoadJob> loads_;
   std::function<void()> on_loaded_;
+  std::mutex answer_mutex_;  // while it is called, it does not change
+  std::function<void(const std::string&, const std::string&)> on_answer_;
   bool saving_ = false, stopping_ = false;
   std::thread saver_, loader_;
 };

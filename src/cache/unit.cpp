@@ -18,7 +18,8 @@ constexpr int kMostParts = 256;  // of one call; IOV_MAX is 1,024
 constexpr size_t kLargeBytes = size_t{8} << 20;
 constexpr size_t kFailed = SIZE_MAX;
 constexpr int64_t kMostTokens = int64_t{1} << 24;  // no model has so many positions; sums stay far from overflow
-constexpr size_t kPieceBytes = size_t{1} << 20;    // read, then summed while it is in the processor's cache
+constexpr uint64_t kMostAnswerBytes = uint64_t{64} << 20;
+constexpr size_t kPieceBytes = size_t{1} << 20;  // read, then summed while it is in the processor's cache
 
 // Parts of one section, in order, as they lie in memory.
 using Parts = std::vector<iovec>;
@@ -180,9 +181,11 @@ Result<UnitHeader> read_header(Disk& disk, File& file, const std::string& path, 
     return Error{Code::kUnsupported, path + ": a unit of another version"};
   if (std::memcmp(header.magic, UnitHeader::kMagic, sizeof header.magic) != 0 || header.sum != header_sum(header))
     return file.corrupt("no header of this format");
-  if (header.begin < 0 || header.begin >= header.end || header.end > kMostTokens || header.begin % kBlock != 0 ||
-      header.end % kBlock != 0 || header.model[UnitHeader::kModelBytes - 1] != 0)
+  const bool is_range = header.begin >= 0 && header.begin < header.end && header.end <= kMostTokens &&
+                        header.begin % kBlock == 0 && header.end % kBlock == 0;
+  if (!is_range && !(header.begin == 0 && header.is_answer()))
     return file.corrupt(fmt::format("tokens {}..{}", header.begin, header.end));
+  if (header.model[UnitHeader::kModelBytes - 1] != 0) return file.corrupt("the model's name has no end");
   if (name != unit_file_name(header.name, header.begin)) return file.corrupt("it has another unit's name");
   uint64_t expected = sizeof header;
   for (const UnitHeader::Place& place : header.sections) {
@@ -230,13 +233,11 @@ NewUnit::NewUnit(const std::vector<Digest>& names, const std::string& model, int
   const int64_t end = state.length();
   HADAL_CHECK(begin >= 0 && begin < end && begin % kBlock == 0 && end % kBlock == 0 &&
               ids.size() == static_cast<size_t>(end) && static_cast<int64_t>(names.size()) > end / kBlock);
-  std::memcpy(header_.magic, UnitHeader::kMagic, sizeof header_.magic);
-  header_.root = names[0];
+  begin_header(names[0], model);
   header_.parent = names[static_cast<size_t>(begin / kBlock)];
   header_.name = names[static_cast<size_t>(end / kBlock)];
   header_.begin = begin;
   header_.end = end;
-  model.copy(header_.model, UnitHeader::kModelBytes - 1);
 
   state.save_snapshot(snapshot_);
   state.save_draft(draft_);
@@ -244,11 +245,29 @@ NewUnit::NewUnit(const std::vector<Digest>& names, const std::string& model, int
   for (const auto piece : state.entries(begin, end)) add(sections_[1], piece.data(), piece.size());
   add(sections_[2], snapshot_.data(), snapshot_.size());
   add(sections_[3], draft_.data(), draft_.size());
-  static constexpr Section kKinds[] = {Section::kIds, Section::kEntries, Section::kSnapshot, Section::kDraft};
+  place({Section::kIds, Section::kEntries, Section::kSnapshot, Section::kDraft});
+}
+
+NewUnit::NewUnit(const Digest& root, const std::string& model, const std::string& answer) : answer_(answer) {
+  begin_header(root, model);
+  header_.parent = root;
+  header_.name = sha256("hadal answer\n" + answer);
+  add(sections_[0], answer_.data(), answer_.size());
+  place({Section::kAnswer});
+}
+
+void NewUnit::begin_header(const Digest& root, const std::string& model) {
+  std::memcpy(header_.magic, UnitHeader::kMagic, sizeof header_.magic);
+  header_.root = root;
+  model.copy(header_.model, UnitHeader::kModelBytes - 1);
+}
+
+void NewUnit::place(std::initializer_list<Section> kinds) {
   uint64_t offset = sizeof header_;
-  for (size_t i = 0; i < std::size(kKinds); ++i) {
-    header_.sections[i] = {kKinds[i], 0, offset, bytes_of(sections_[i]), 0};
-    offset += header_.sections[i].bytes;
+  size_t i = 0;
+  for (const Section kind : kinds) {
+    header_.sections[i] = {kind, 0, offset, bytes_of(sections_[i]), 0};
+    offset += header_.sections[i++].bytes;
   }
 }
 
@@ -261,14 +280,14 @@ int64_t NewUnit::bytes() const {
 Status NewUnit::write(Disk& disk, const std::string& directory, const std::string& part) {
   Parts all;
   add(all, &header_, sizeof header_);
-  for (size_t i = 0; i < std::size(sections_); ++i) {
+  for (size_t i = 0; i < std::size(sections_) && header_.sections[i].kind != Section::kNone; ++i) {
     header_.sections[i].sum = sum_of(sections_[i]);
     all.insert(all.end(), sections_[i].begin(), sections_[i].end());
   }
   header_.sum = header_sum(header_);
   // The name comes last, and only what is on the disk gets it.
   const std::string path = directory + "/" + part;
-  const std::string final = directory + "/" + unit_file_name(header_.name, header_.begin);
+  const std::string final = directory + "/" + file_name();
   const auto written = [&]() -> Status {
     File file(disk, path, O_WRONLY | O_CREAT | O_EXCL);
     if (!file.is_open()) return file.failed("create");
@@ -299,6 +318,18 @@ Result<std::vector<TokenId>> read_unit_ids(Disk& disk, const std::string& direct
   int64_t size = 0;
   const UnitHeader header = HADAL_TRY(read_header(disk, file, path, name, size));
   return read_ids(file, header);
+}
+
+Result<std::string> read_unit_answer(Disk& disk, const std::string& directory, const std::string& name) {
+  const std::string path = directory + "/" + name;
+  File file(disk, path, O_RDONLY);
+  int64_t size = 0;
+  const UnitHeader header = HADAL_TRY(read_header(disk, file, path, name, size));
+  const UnitHeader::Place* place = header.find(Section::kAnswer);
+  if (!place || place->bytes > kMostAnswerBytes) return file.corrupt("no answer");
+  std::string answer(place->bytes, '\0');
+  HADAL_TRY(file.read(Parts{{answer.data(), answer.size()}}, *place));
+  return answer;
 }
 
 Status read_unit(Disk& disk, const std::string& directory, const std::string& name, std::span<const TokenId> ids,

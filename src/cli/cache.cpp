@@ -21,6 +21,7 @@
 #include "cli/terminal.h"
 #include "serve/chat_request.h"
 #include "serve/normalise.h"
+#include "serve/replay.h"
 
 namespace hadal::cli {
 namespace {
@@ -93,7 +94,8 @@ Result<int> list(const CacheCommand& command) {
     }
     fmt::print("{:<32} {:<16} {:>17} {:>9}\n", unit.file.substr(0, 32),
                printable(std::string(unit.header.model).substr(0, 16)),
-               fmt::format("{}..{}", unit.header.begin, unit.header.end), mebibytes(unit.bytes));
+               unit.header.is_answer() ? "an answer" : fmt::format("{}..{}", unit.header.begin, unit.header.end),
+               mebibytes(unit.bytes));
   }
   for (const std::string& line : damaged) fmt::print(stderr, "hadal: {}\n", line);
   return 0;
@@ -200,24 +202,26 @@ Result<int> explain(const CacheCommand& command) {
   const auto tokenizer = HADAL_TRY(text::Tokenizer::load(command.model));
   const auto encoding = command.encoding == "auto" ? HADAL_TRY(text::encoding_of_checkpoint(command.model))
                                                    : HADAL_TRY(text::encoding_by_name(command.encoding));
-  const auto made = serve::PromptMaker(tokenizer, encoding).make(turn, true);
-  if (const auto* error = std::get_if<serve::ApiError>(&made))
-    return Error{Code::kInvalid, fmt::format("{}: {}", command.file, error->message)};
-  const std::vector<TokenId>& ids = std::get<serve::Prompt>(made).ids;
-
   const auto checkpoint = HADAL_TRY(checkpoint::Checkpoint::open(command.model));
   const auto layout = std::make_shared<const kv::Layout>(
       kv::Layout::from(checkpoint.config(), checkpoint.draft(), Numerics::kFaithful));
   const cache::Identity identity{.model = "",
                                  .fingerprint = HADAL_TRY(cache_fingerprint(command.model)),
                                  .arithmetic = engine::kArithmeticVersion};
+  const std::string directory = directory_of(command);
+  const auto store = HADAL_TRY(cache::Store::open(
+      {.directory = directory, .budget = INT64_MAX / 2, .identity = identity, .layout = layout, .read_only = true}));
+  serve::ReplayMemory answers(store.get(), tokenizer.size());
+  const auto made =
+      serve::PromptMaker(tokenizer, encoding).make(turn, true, {&answers, cache::space_of(command.key, turn.user)});
+  if (const auto* error = std::get_if<serve::ApiError>(&made))
+    return Error{Code::kInvalid, fmt::format("{}: {}", command.file, error->message)};
+  const std::vector<TokenId>& ids = std::get<serve::Prompt>(made).ids;
+
   const std::string space = command.shared ? std::string(cache::kSharedSpace) : cache::space_of(command.key, turn.user);
   std::vector<Digest> names{cache::root_name(space, identity, *layout)};
   cache::extend_names(names, ids);
 
-  const std::string directory = directory_of(command);
-  const auto store = HADAL_TRY(cache::Store::open(
-      {.directory = directory, .budget = INT64_MAX / 2, .identity = identity, .layout = layout, .read_only = true}));
   const auto n = static_cast<int64_t>(ids.size());
   const cache::Found found = store->find(names, n - 1);
   int64_t same = 0, of_space = 0;
@@ -225,7 +229,8 @@ Result<int> explain(const CacheCommand& command) {
   cache::Disk disk;
   for (const cache::Unit& unit : store->units()) {
     const auto k = static_cast<size_t>(unit.begin / cache::kBlock);
-    if (k >= names.size() || unit.parent != names[k]) continue;  // it parts earlier, or is another space's
+    if (unit.is_answer() || k >= names.size() || unit.parent != names[k])
+      continue;  // it parts earlier, or is another space's
     ++of_space;
     const auto own = cache::read_unit_ids(disk, directory, unit.file);
     if (!own.ok()) continue;

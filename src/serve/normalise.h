@@ -37,7 +37,7 @@ struct Prompt {
 
 // Answers that were sampled here before, of one space.
 struct Replays {
-  const ReplayMemory* memory = nullptr;  // null: none
+  ReplayMemory* memory = nullptr;  // null: none
   std::string space;
 };
 

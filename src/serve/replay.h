@@ -5,10 +5,11 @@
 // An answer is found by the id of one of its calls, or by the prompt that it followed and its visible text; and it is
 // used only where what the client sends still says the same (normalise.cpp).
 //
-// The latest are kept, up to a number of bytes. Threads: any.
+// Those used last are kept, up to a number of bytes; with the context cache on disk also there, so that a conversation
+// goes on after a restart, or at another server on the same directory. Threads: any.
 #pragma once
 
-#include <deque>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -18,6 +19,7 @@
 
 #include "base/sha256.h"
 #include "base/types.h"
+#include "cache/store.h"
 
 namespace hadal::serve {
 
@@ -35,26 +37,33 @@ struct Said {
 
 class ReplayMemory {
  public:
-  explicit ReplayMemory(size_t most_bytes = size_t{64} << 20) : most_bytes_(most_bytes) {}
+  // store: may be null; must outlive it. Answers on its disk with other ids than 0 .. vocab_size - 1 are passed over.
+  explicit ReplayMemory(cache::Store* store = nullptr, int vocab_size = 0, int64_t most_bytes = int64_t{64} << 20);
+  ~ReplayMemory();
 
   // prompt: a digest of the ids that it followed.
   void remember(const std::string& space, const Digest& prompt, Said said);
-  std::shared_ptr<const Said> of_call(const std::string& space, std::string_view call_id) const;
-  std::shared_ptr<const Said> after(const std::string& space, const Digest& prompt, std::string_view content) const;
+  std::shared_ptr<const Said> of_call(const std::string& space, std::string_view call_id);
+  std::shared_ptr<const Said> after(const std::string& space, const Digest& prompt, std::string_view content);
 
  private:
   struct Kept {
     std::shared_ptr<const Said> said;
     std::vector<Digest> keys;
-    size_t bytes = 0;
+    int64_t bytes = 0;
+    std::string file;  // of the store
+    double used = 0;   // when the store last heard of it, seconds
   };
-  std::shared_ptr<const Said> find(const Digest& key) const;
+  using List = std::list<Kept>;
+  void keep(std::shared_ptr<const Said> said, std::vector<Digest> keys, std::string file);
+  std::shared_ptr<const Said> find(const Digest& key);
 
-  const size_t most_bytes_;
-  mutable std::mutex mutex_;
-  std::unordered_map<Digest, std::shared_ptr<const Said>, DigestHash> by_key_;
-  std::deque<Kept> kept_;  // latest last
-  size_t bytes_ = 0;
+  cache::Store* const store_;
+  const int64_t most_bytes_;
+  std::mutex mutex_;
+  List kept_;  // used last: at the end
+  std::unordered_map<Digest, List::iterator, DigestHash> by_key_;
+  int64_t bytes_ = 0;
 };
 
 // Whether what the client sends says what was sampled: the same text up to outer blanks, the same calls up to the form

@@ -158,6 +158,7 @@ class ServerImpl final : public Server {
         prompts_(tokenizer, options.encoding),
         constraints_(tokenizer, decoder.end_tokens()),
         accounts_(std::move(accounts)),
+        replays_memory_(options.rules.strict ? nullptr : options.store, tokenizer.size()),
         scheduler_(decoder, options.limits, options.store) {
     if (options.store) options.store->on_loaded([this] { wake(); });
     replies_.tokenizer = &tokenizer;
@@ -377,7 +378,7 @@ class ServerImpl final : public Server {
   }
 
   // With --strict-compat the prompt is what the client sent.
-  std::variant<Prompt, ApiError> prompt_of(const HttpRequest& request, const Turn& turn) const {
+  std::variant<Prompt, ApiError> prompt_of(const HttpRequest& request, const Turn& turn) {
     Replays replays;
     if (!options_.rules.strict) replays = {&replays_memory_, cache::space_of(request.key, turn.user)};
     return prompts_.make(turn, options_.rules.repair_history, replays);

@@ -350,6 +350,7 @@ TEST(Store, HostileFilesAreRefusedBeforeTheyCostAnything) {
   const std::string endless = forge(0, (int64_t{1} << 62) + 128, names[0], names[1], 512, 0);
   const std::string sparse = forge(0, 256, names[0], names[2], 1024, uint64_t{1} << 40);
   const std::string later = forge(0, 384, names[0], names[3], 512, 0, '7');
+  const std::string empty = forge(0, 0, root_name("", kIdentity, *layout()), names[5], 0, 0);  // an answer without one
   const std::string pipe = directory + "/" + unit_file_name(names[4], 0);
   ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
   // Two units that end at every block, and none that begins at 0: a search without memory would double at each.
@@ -367,6 +368,9 @@ TEST(Store, HostileFilesAreRefusedBeforeTheyCostAnything) {
   }
   EXPECT_EQ(store->find(names, 128 * 60).length(), 0);
   EXPECT_FALSE(fs::exists(sparse));
+  store->on_answer([](const std::string& file, const std::string&) { FAIL() << file; }, 1 << 20);
+  EXPECT_FALSE(fs::exists(empty));
+  store->on_answer({}, 0);
 }
 
 TEST(Store, SeveralProcessesShareADirectory) {
@@ -486,10 +490,17 @@ TEST(Store, ADiskThatFailsAtAnyCallCostsNothingButTheCache) {
           }
         }
         (void)store.save(names_of(other), state_of(other));
+        store.save_answer_later("what was said");
+        store.flush();
+        int64_t n_said = 0;
+        store.on_answer([&](const std::string&, const std::string& answer) { n_said += answer == "what was said"; },
+                        1 << 20);
+        EXPECT_LE(n_said, 1);
         EXPECT_LE(warnings, 1);
         if (!saved) {
           EXPECT_EQ(store.counters().failed, 1);
         }
+        store.on_answer({}, 0);
       }
     }
     // Whatever happened, what is there is whole, and no more than it may be.
