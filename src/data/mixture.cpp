@@ -19,8 +19,12 @@ constexpr std::string_view kTalks = "chat talk word list number text json logic 
 
 // How often a family is drawn, against the others of its component, in the stages that make the shipped model talk: a
 // small model has room for little, and what everything else stands on comes first.
-int weight_of(const Family& family) {
+int weight_of(const Family& family, std::string_view mixture) {
   const auto has = [&](std::string_view part) { return family.id.find(part) != std::string::npos; };
+  if (family.kind == "tool" && mixture == "goals")
+    return (has("/direct") ? 3 : 1) * (has("/lookup/") || has("/link/") || has("/update/") ? 4
+                                       : has("/verify/")                                   ? 1
+                                                                                           : 2);
   if (family.kind == "tool")
     return (has("/direct") ? 3 : 1) * (has("/lookup/") ? 10 : has("/update/") || has("/link/") ? 2 : 1);
   if (family.id == "copy" || family.id == "reverse" || family.id == "add") return 6;
@@ -30,7 +34,7 @@ int weight_of(const Family& family) {
 
 }  // namespace
 
-std::vector<std::string> Mixture::names() { return {"base", "long", "tools", "skills", "calls", "sft"}; }
+std::vector<std::string> Mixture::names() { return {"base", "long", "tools", "skills", "calls", "goals", "sft"}; }
 
 std::vector<std::string> Mixture::environments() const {
   std::vector<std::string> ids;
@@ -93,6 +97,13 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
                      tasks(6, Form::kSft, false, "recall-needle"), tasks(4, Form::kSft, true, "add"),
                      tasks(3, Form::kSft, true, "copy reverse"),   tasks(2, Form::kSft, false, "copy reverse"),
                      tasks(3, Form::kSft, false, "talk chat"),     tasks(2, Form::kSft, true, "talk chat")};
+  } else if (name == "goals") {
+    m.components_ = {tasks(20, Form::kSft, false, "tool"),         tasks(20, Form::kSft, true, "tool"),
+                     tasks(8, Form::kSft, false, "json"),          tasks(8, Form::kSft, true, "json"),
+                     tasks(6, Form::kSft, false, "recall-needle"), tasks(8, Form::kSft, true, "recall-needle"),
+                     tasks(5, Form::kSft, false, "copy reverse"),  tasks(10, Form::kSft, true, "copy reverse"),
+                     tasks(2, Form::kSft, false, "add"),           tasks(5, Form::kSft, true, "add"),
+                     tasks(4, Form::kSft, false, "talk chat"),     tasks(4, Form::kSft, true, "talk chat")};
   } else if (name == "sft") {
     m.components_ = {tasks(15, Form::kSft, true, kTalks),   tasks(10, Form::kSft, true, kRules),
                      tasks(10, Form::kSft, true, "recall"), tasks(20, Form::kSft, false, kTalks),
@@ -101,7 +112,7 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
   } else {
     return Error{Code::kNotFound, fmt::format("mixture: expected one of {}, found {}", join(names()), name)};
   }
-  m.focused_ = name == "tools" || name == "skills" || name == "calls" || name == "sft";
+  m.focused_ = name != "base" && name != "long";
   for (Component& component : m.components_) {
     if (component.part == Part::kEnglish && !corpus) component.part = Part::kStory;
     if (component.part != Part::kTasks) continue;
@@ -109,8 +120,8 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
     for (const Family& family : families())
       if (!family.held_out && (wanted.find(" " + family.kind + " ") != std::string::npos ||
                                wanted.find(" " + family.id + " ") != std::string::npos))
-        component.families.insert(component.families.end(), m.focused_ ? static_cast<size_t>(weight_of(family)) : 1,
-                                  &family);
+        component.families.insert(component.families.end(),
+                                  m.focused_ ? static_cast<size_t>(weight_of(family, name)) : 1, &family);
     HADAL_CHECK(!component.families.empty());
   }
   // Shares count text, draws count documents: how long the documents of each component are is

@@ -5,6 +5,8 @@
 //   long   the same with recall up to the row's length, and tool tasks
 //   tools  the same with more tool tasks
 //   skills what everything else stands on: copying, adding, needles, JSON, tools; mostly conversations
+//   calls  conversations, seven tenths of them with tools, most of those look-ups
+//   goals  the same, four tenths with tools of every goal
 //   sft    conversations as released, weight on the assistant: thinking, plain, tools 35 : 35 : 30
 //
 // Without a corpus the share of English goes to stories. Rows hold whole documents; what is left at
