@@ -159,29 +159,11 @@ class ChatFormat final : public Format {
   json::Value take_logprobs(Answer& answer) const {
     if (!logprobs_ || (answer.content_choices.empty() && answer.reasoning_choices.empty())) return {};
     const auto list = [&](std::vector<sample::Choice>& choices) {
-      if (choices.empty()) return json::Value();
-      json::Array entries;
-      for (const sample::Choice& choice : choices) {
-        json::Array top;
-        for (const auto& other : choice.top) top.emplace_back(entry(other.token, other.logprob));
-        json::Object one = entry(choice.token, choice.logprob);
-        one.emplace_back("top_logprobs", std::move(top));
-        entries.emplace_back(std::move(one));
-      }
-      choices.clear();
-      return json::Value(std::move(entries));
+      return choices.empty() ? json::Value() : json::Value(take_entries(*context_.tokenizer, choices));
     };
     json::Value content = list(answer.content_choices), reasoning = list(answer.reasoning_choices);
     return json::Object{{"content", std::move(content)}, {"reasoning_content", std::move(reasoning)}};
   }
-  json::Object entry(TokenId id, float logprob) const {
-    json::Array bytes;
-    for (const char c : context_.tokenizer->piece(id)) bytes.emplace_back(static_cast<int>(static_cast<uint8_t>(c)));
-    return {{"token", token_text(*context_.tokenizer, id)},
-            {"logprob", static_cast<double>(logprob)},
-            {"bytes", std::move(bytes)}};
-  }
-
   const FormatContext context_;
   const std::string id_, model_;
   const int64_t created_;
@@ -323,6 +305,25 @@ std::string error_body(const ApiError& error, ErrorStyle style, const std::strin
       {"type", "error"},
       {"error", json::Object{{"type", type}, {"message", error.message}, {"param", param}, {"code", error.code}}},
       {"request_id", request_id}});
+}
+
+json::Array take_entries(const text::Tokenizer& tokenizer, std::vector<sample::Choice>& choices) {
+  const auto entry = [&](TokenId id, float logprob) {
+    json::Array bytes;
+    for (const char c : tokenizer.piece(id)) bytes.emplace_back(static_cast<int>(static_cast<uint8_t>(c)));
+    return json::Object{
+        {"token", token_text(tokenizer, id)}, {"logprob", static_cast<double>(logprob)}, {"bytes", std::move(bytes)}};
+  };
+  json::Array entries;
+  for (const sample::Choice& choice : choices) {
+    json::Array top;
+    for (const auto& other : choice.top) top.emplace_back(entry(other.token, other.logprob));
+    json::Object one = entry(choice.token, choice.logprob);
+    one.emplace_back("top_logprobs", std::move(top));
+    entries.emplace_back(std::move(one));
+  }
+  choices.clear();
+  return entries;
 }
 
 std::unique_ptr<Format> chat_format(const Turn& turn, const FormatContext& context) {

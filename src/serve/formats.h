@@ -67,6 +67,9 @@ struct FormatContext {
   std::string fingerprint, request_id;
 };
 
+// A token of `choices` each, in the shape of OpenAI's logprobs; they are taken.
+json::Array take_entries(const text::Tokenizer& tokenizer, std::vector<sample::Choice>& choices);
+
 std::unique_ptr<Format> chat_format(const Turn& turn, const FormatContext& context);
 // echo: a text that goes before the completion.
 std::unique_ptr<Format> completion_format(const Turn& turn, const FormatContext& context, std::string echo);
@@ -81,6 +84,6 @@ struct ResponseEcho {
   json::Object fields;
   std::map<std::string, ToolOrigin> origins;  // by the name that the model knows; absent: a plain function
 };
-std::unique_ptr<Format> responses_format(const Turn& turn, ResponseEcho echo);
+std::unique_ptr<Format> responses_format(const Turn& turn, const FormatContext& context, ResponseEcho echo);
 
 }  // namespace hadal::serve

@@ -12,8 +12,13 @@ std::string compact(const json::Value& value) { return json::dump(value, json::k
 
 class ResponsesFormat final : public Format {
  public:
-  ResponsesFormat(const Turn& turn, ResponseEcho echo)
-      : id_("resp_" + random_hex(32)), model_(turn.model), created_(std::time(nullptr)), echo_(std::move(echo)) {}
+  ResponsesFormat(const Turn& turn, const FormatContext& context, ResponseEcho echo)
+      : tokenizer_(*context.tokenizer),
+        logprobs_(turn.logprobs),
+        id_("resp_" + random_hex(32)),
+        model_(turn.model),
+        created_(std::time(nullptr)),
+        echo_(std::move(echo)) {}
 
   std::string open(const Answer&) override {
     std::string bytes = event("response.created", {{"response", response("in_progress", {}, {})}});
@@ -27,6 +32,7 @@ class ResponsesFormat final : public Format {
       bytes = end_item(answer);
       state_ = wanted;
       said_.clear();
+      said_logprobs_.clear();
       item_id_ = (is_reasoning ? "rs_" : "msg_") + random_hex(32);
       bytes += event("response.output_item.added",
                      {{"output_index", static_cast<int64_t>(items_.size())}, {"item", text_item("in_progress", {})}});
@@ -34,7 +40,7 @@ class ResponsesFormat final : public Format {
     }
     said_ += piece;
     json::Object fields = at_part({{"delta", piece}});
-    if (!is_reasoning) fields.emplace_back("logprobs", json::Array{});
+    if (!is_reasoning) fields.emplace_back("logprobs", take_logprobs(answer));
     return bytes +
            event(is_reasoning ? "response.reasoning_text.delta" : "response.output_text.delta", std::move(fields));
   }
@@ -78,6 +84,7 @@ class ResponsesFormat final : public Format {
     }
     if (!answer.content.empty()) {
       state_ = State::kMessage;
+      take_logprobs(answer);
       item_id_ = "msg_" + random_hex(32);
       items.emplace_back(text_item("completed", answer.content));
     }
@@ -116,7 +123,17 @@ class ResponsesFormat final : public Format {
   }
   json::Object part(const std::string& text) const {
     if (state_ == State::kReasoning) return {{"type", "reasoning_text"}, {"text", text}};
-    return {{"type", "output_text"}, {"text", text}, {"annotations", json::Array{}}, {"logprobs", json::Array{}}};
+    return {{"type", "output_text"},
+            {"text", text},
+            {"annotations", json::Array{}},
+            {"logprobs", text.empty() ? json::Array{} : said_logprobs_}};
+  }
+  // Of the text since the last time.
+  json::Array take_logprobs(Answer& answer) {
+    if (!logprobs_) return {};
+    json::Array entries = take_entries(tokenizer_, answer.content_choices);
+    said_logprobs_.insert(said_logprobs_.end(), entries.begin(), entries.end());
+    return entries;
   }
   // nullopt: nothing said yet.
   json::Object text_item(const char* status, const std::optional<std::string>& text) const {
@@ -183,7 +200,7 @@ class ResponsesFormat final : public Format {
       case State::kMessage: {
         const bool is_reasoning = state_ == State::kReasoning;
         json::Object fields = at_part({{"text", said_}});
-        if (!is_reasoning) fields.emplace_back("logprobs", json::Array{});
+        if (!is_reasoning) fields.emplace_back("logprobs", said_logprobs_);
         bytes = event(is_reasoning ? "response.reasoning_text.done" : "response.output_text.done", std::move(fields));
         bytes += event("response.content_part.done", at_part({{"part", part(said_)}}));
         item = text_item("completed", said_);
@@ -240,20 +257,23 @@ class ResponsesFormat final : public Format {
     return usage;
   }
 
+  const text::Tokenizer& tokenizer_;
+  const bool logprobs_;
   const std::string id_, model_;
   const int64_t created_;
   const ResponseEcho echo_;
   json::Array items_;  // whole
   State state_ = State::kNone;
   std::string item_id_, said_;  // of the open item
+  json::Array said_logprobs_;   // of its text
   size_t call_ = 0;
   int64_t sequence_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<Format> responses_format(const Turn& turn, ResponseEcho echo) {
-  return std::make_unique<ResponsesFormat>(turn, std::move(echo));
+std::unique_ptr<Format> responses_format(const Turn& turn, const FormatContext& context, ResponseEcho echo) {
+  return std::make_unique<ResponsesFormat>(turn, context, std::move(echo));
 }
 
 }  // namespace hadal::serve

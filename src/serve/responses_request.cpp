@@ -252,6 +252,20 @@ void read_format(Body& body, Turn& turn) {
 }
 
 // What the response repeats of the request, in the order in which it is written.
+// Asked for by a number of alternatives, or by name, without any.
+void read_logprobs(Body& body, Turn& turn) {
+  if (const auto top = body.integer("top_logprobs")) {
+    if (*top < 0 || *top > 20)
+      body.fail(invalid("Invalid top_logprobs value, the valid range of top_logprobs is [0, 20]", "top_logprobs"));
+    turn.logprobs = *top > 0;
+    turn.sampling.n_logprobs = static_cast<int>(*top);
+  }
+  if (const Value* include = body.find("include"); include && include->is_array())
+    for (const Value& name : include->as_array())
+      turn.logprobs |= name.is_string() && name.as_string() == "message.output_text.logprobs";
+  turn.sampling.n_logprobs = turn.logprobs ? std::max(0, turn.sampling.n_logprobs) : -1;
+}
+
 json::Object echo_of(const Value& root, const Turn& turn) {
   const auto given = [&](std::string_view key, Value otherwise = {}) {
     const Value* value = root.find(key);
@@ -276,7 +290,7 @@ json::Object echo_of(const Value& root, const Turn& turn) {
           {"text", std::move(text)},
           {"tool_choice", given("tool_choice", "auto")},
           {"tools", given("tools", json::Array{})},
-          {"top_logprobs", 0},
+          {"top_logprobs", std::max(0, turn.sampling.n_logprobs)},
           {"top_p", static_cast<double>(turn.sampling.top_p)},
           {"truncation", "disabled"},
           {"user", Value()},
@@ -322,6 +336,7 @@ std::variant<ResponsesRequest, ApiError> read_responses_request(const Value& roo
   turn.parallel_calls = body.flag("parallel_tool_calls").value_or(true);
   read_format(body, turn);
   read_sampling(body, rules, turn);
+  read_logprobs(body, turn);
   read_limit(body, "max_output_tokens", kMostOutput, rules, turn);
   if (const Value* user = body.find("user"); user && user->is_string()) turn.user = namespace_of(user->as_string());
   turn.stream = body.flag("stream").value_or(false);

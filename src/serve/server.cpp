@@ -361,7 +361,7 @@ class ServerImpl final : public Server {
     if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id);
     ResponsesRequest asked = std::get<ResponsesRequest>(std::move(read));
     answer(request, *body, asked.turn, prompt_of(request, asked.turn),
-           responses_format(asked.turn, std::move(asked.echo)), reply, id);
+           responses_format(asked.turn, format(id), std::move(asked.echo)), reply, id);
   }
   void count_tokens(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     const auto body = body_of(request, *reply, id, ErrorStyle::kAnthropic);

@@ -63,7 +63,7 @@ std::string answer_of(const Case& c, Wire wire, bool stream, Status status = {},
   auto http = std::make_shared<Written>();
   auto format = wire == Wire::kChat       ? chat_format(turn, context)
                 : wire == Wire::kMessages ? messages_format(turn, context)
-                                          : responses_format(turn, {});
+                                          : responses_format(turn, context, {});
   Reply reply(turn, prompt, replies, std::move(format), http, "id");
   reply.started({});
   for (const TokenId id : tokenizer().encode(c.text))
@@ -352,7 +352,7 @@ TEST(Reply, AResponseGivesToolsBackUnderTheNamesThatItsClientKnows) {
   auto request = std::get<ResponsesRequest>(std::move(read));
   ASSERT_EQ(request.turn.tools.size(), 2u);
   EXPECT_EQ(text_of(request.turn.tools[0], "name"), "agents__wait");
-  const auto format = responses_format(request.turn, request.echo);
+  const auto format = responses_format(request.turn, {&tokenizer(), "", ""}, request.echo);
   Answer answer;
   answer.calls = {{"call_00_x", "agents__wait", R"({"a": 1})", true},
                   {"call_01_x", "apply_patch", R"({"input": "*** Begin"})", true}};
