@@ -28,26 +28,30 @@ struct QuantizeCommand {
 void print_row(const char* name, const GroupReport& group) {
   const auto share = [](double x) { return x > 0 ? fmt::format("{:.2e}", x) : std::string("exact"); };
   const bool changed = group.n_converted > 0;
-  fmt::print("{:<24}{:>9}{:>11}{:>12}{:>12}{:>11}{:>11}{:>11}{:>15}\n", name, group.n_tensors, group.n_converted,
+  fmt::print("{:<22} {:>7} {:>9} {:>9} {:>9} {:>9} {:>9}\n", name, group.n_tensors, group.n_converted,
              checkpoint::human_bytes(group.bytes_before), checkpoint::human_bytes(group.bytes_after),
-             changed ? share(group.relative_rms()) : "-", changed ? share(group.max_error) : "-",
-             changed ? std::to_string(group.n_saturated) : "-",
-             group.n_tiles ? fmt::format("{} of {}", group.n_inexact_tiles, group.n_tiles) : "-");
+             changed ? share(group.relative_rms()) : "-", changed ? share(group.max_error) : "-");
 }
 
 void print_table(const QuantiseReport& report) {
-  fmt::print("{:<24}{:>9}{:>11}{:>12}{:>12}{:>11}{:>11}{:>11}{:>15}\n", "", "tensors", "converted", "before", "after",
-             "rms error", "max error", "saturated", "inexact tiles");
+  fmt::print("{:<22} {:>7} {:>9} {:>9} {:>9} {:>9} {:>9}\n", "", "tensors", "converted", "before", "after", "rms error",
+             "max error");
   for (int g = 0; g < checkpoint::kGroupCount; ++g) {
     const GroupReport& group = report.groups[static_cast<size_t>(g)];
     if (group.n_tensors > 0) print_row(checkpoint::group_name(static_cast<checkpoint::Group>(g)), group);
   }
-  print_row("total", report.total());
+  const GroupReport total = report.total();
+  print_row("total", total);
   fmt::print(
-      "\nrms error: of the converted tensors, relative. max error: over the largest value of its "
-      "block.\n"
-      "inexact tiles: FP4 tiles of 128 x 128 whose scales are more than 2^14 apart, so that FP8 "
-      "cannot hold them.\n");
+      "\nrms error: of the converted tensors, relative.\n"
+      "max error: over the largest value of its block.\n"
+      "{} of {} values were saturated.\n",
+      total.n_saturated, total.n_values);
+  if (total.n_tiles > 0)
+    fmt::print(
+        "{} of {} FP4 tiles of 128 x 128 have scales more than 2^14 apart, which FP8\n"
+        "cannot hold.\n",
+        total.n_inexact_tiles, total.n_tiles);
 }
 
 json::Object to_json(const GroupReport& group) {
