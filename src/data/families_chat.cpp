@@ -221,14 +221,15 @@ bool append(Draft& d, const std::string& id, int difficulty) {
   return true;
 }
 
-// A greeting, some tasks, thanks: every part by its own family, of the same split.
+// What somebody asks who meets the model: who it is, some tasks, a story, thanks; every part by its own family, of the
+// same split.
 void small_talk(Draft& d) {
-  static constexpr const char* kOpen[] = {"talk-greet", "talk-who", "talk-can", "talk-feel"};
-  static constexpr const char* kTasks[] = {
-      "add",         "subtract",  "sort-words",  "reverse",        "spelling",     "opposite",
-      "explain",     "category",  "nth",         "number-words",   "units",        "compare",
-      "simple-fact", "talk-made", "talk-cannot", "cannot-weather", "cannot-image", "story-tell"};
-  static constexpr const char* kClose[] = {"talk-thanks", "talk-bye"};
+  static constexpr const char* kOpen[] = {"talk-greet", "talk-greet", "talk-who", "talk-can", "talk-feel"};
+  static constexpr const char* kParts[] = {
+      "talk-who",     "talk-can",    "talk-made",      "talk-project", "talk-cannot", "talk-feel",  "talk-thanks",
+      "story-any",    "story-any",   "story-tell",     "add",          "add",         "subtract",   "copy",
+      "reverse",      "sort-words",  "spelling",       "opposite",     "explain",     "category",   "nth",
+      "number-words", "simple-fact", "cannot-weather", "cannot-image", "cannot-news", "cannot-time"};
   Task kept = d.task;
   const auto part = [&](const char* id) {
     // In dev and test one draw in a hundred is right: try again here instead of starting over.
@@ -237,9 +238,9 @@ void small_talk(Draft& d) {
     return false;
   };
   d.task.instance.clear();
-  bool good = part(d.rng.pick(kOpen));
-  for (int i = 0; good && i < 1 + d.difficulty; ++i) good = part(d.rng.pick(kTasks));
-  good = good && part(d.rng.pick(kClose));
+  bool good = !d.rng.chance(70) || part(d.rng.pick(kOpen));
+  for (int i = 0; good && i < 2 + d.difficulty; ++i) good = part(d.rng.pick(kParts));
+  if (good && d.rng.chance(50)) good = part(d.rng.chance(50) ? "talk-thanks" : "talk-bye");
   if (good)
     d.admit_parts();
   else

@@ -26,6 +26,30 @@ void tell(Draft& d) {
         {.kind = Expectation::Kind::kStory, .values = {story.hero, story.thing}, .json = {}, .min_words = 25});
 }
 
+// As people ask: any story, or one with something in it.
+void tell_any(Draft& d) {
+  const Story story = make_story(d.rng);
+  const auto holds = [&](const std::string& word) { return story.text.find(word) != std::string::npos; };
+  std::vector<std::string> wanted{"", story.hero};
+  if (holds(story.beast)) wanted.push_back(story.beast);
+  if (holds(story.thing)) wanted.push_back(story.thing);
+  const std::string about = d.rng.pick(wanted);
+  if (!d.admits(fmt::format("{} {} {} {}", about, story.hero, story.thing, story.plot))) return;
+  const std::string article = about.empty() || about == story.hero ? "" : about[0] == 'o' ? "an " : "a ";
+  d.ask(d.phrase({"Tell me a story{x}.", "A story{x}, please.", "Can you tell me a story{x}?", "Tell a tiny story{x}.",
+                  "Please tell me a short story{x}.", "I want to hear a story{x}.", "Do you know a story{x}?",
+                  "One story{x}, if you can."},
+                 {{"x", about.empty() ? "" : " about " + article + about}}));
+  d.say(story.text,
+        fmt::format("The story is about {}. {} is the hero{}.", story.plot, story.hero,
+                    article.empty() ? "" : ", and there is " + article + about),
+        "It needs a beginning, a middle and an end.",
+        {.kind = Expectation::Kind::kStory,
+         .values = about.empty() ? std::vector<std::string>{} : std::vector{about},
+         .json = {},
+         .min_words = 25});
+}
+
 void read(Draft& d) {
   const Story story = make_story(d.rng);
   const Question& question = d.rng.pick(story.questions);
@@ -76,6 +100,7 @@ void hero(Draft& d) {
 
 void add_story_families(std::vector<Family>& list) {
   list.push_back({.id = "story-tell", .kind = "story", .trained = 0, .hardest = 0, .chance = 2, .build = tell});
+  list.push_back({.id = "story-any", .kind = "story", .trained = 0, .hardest = 0, .chance = 2, .build = tell_any});
   list.push_back({.id = "story-read", .kind = "story", .trained = 0, .hardest = 0, .chance = 10, .build = read});
   list.push_back(
       {.id = "story-questions", .kind = "story", .trained = 1, .hardest = 2, .chance = 5, .build = read_all});

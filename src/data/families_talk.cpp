@@ -38,7 +38,7 @@ const std::vector<Talk>& talks() {
         "work.| for the help.| for your answer.]",
         "[|Ok. |Yes. |Great. |Oh, ][That helped|Good answer|Well done|That was right|Very good|You "
         "are right][, thanks.|. Thank you!|. Thanks a lot.|, thank you very much.]"},
-       {"You are welcome[.|!| ][ Is there more I can do?| I am glad it helped.|]",
+       {"You are welcome[.|!][ Is there more I can do?| I am glad it helped.|]",
         "[My pleasure|Gladly]. You are welcome."},
        {"you are welcome"},
        "The user thanks me. I answer kindly."},
@@ -194,7 +194,8 @@ Expectation contains(std::vector<std::string> values) {
 }
 
 void talk(Draft& d, const Talk& talk) {
-  const std::string ask = capital(expand(d.rng.pick(talk.asks), d.rng, name_slots(d)));
+  std::string ask = expand(d.rng.pick(talk.asks), d.rng, name_slots(d));
+  if (!d.rng.chance(20)) ask = capital(ask);  // some people never do
   if (!d.admits(ask)) return;
   d.ask(ask);
   std::string answer = expand(d.rng.pick(talk.answers), d.rng, {});

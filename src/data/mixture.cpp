@@ -29,6 +29,7 @@ int weight_of(const Family& family, std::string_view mixture) {
     return (has("/direct") ? 3 : 1) * (has("/lookup/") ? 10 : has("/update/") || has("/link/") ? 2 : 1);
   if (family.id == "copy" || family.id == "reverse" || family.id == "add") return 6;
   if (family.id == "recall-needle") return 6;
+  if (family.id == "small-talk" && mixture == "goals") return 12;
   return family.kind == "json" || family.kind == "talk" ? 2 : 1;
 }
 
@@ -98,12 +99,18 @@ Result<Mixture> Mixture::named(std::string_view name, const text::Tokenizer* tok
                      tasks(3, Form::kSft, true, "copy reverse"),   tasks(2, Form::kSft, false, "copy reverse"),
                      tasks(3, Form::kSft, false, "talk chat"),     tasks(2, Form::kSft, true, "talk chat")};
   } else if (name == "goals") {
-    m.components_ = {tasks(20, Form::kSft, false, "tool"),         tasks(20, Form::kSft, true, "tool"),
-                     tasks(8, Form::kSft, false, "json"),          tasks(8, Form::kSft, true, "json"),
-                     tasks(6, Form::kSft, false, "recall-needle"), tasks(8, Form::kSft, true, "recall-needle"),
-                     tasks(5, Form::kSft, false, "copy reverse"),  tasks(10, Form::kSft, true, "copy reverse"),
-                     tasks(2, Form::kSft, false, "add"),           tasks(5, Form::kSft, true, "add"),
-                     tasks(4, Form::kSft, false, "talk chat"),     tasks(4, Form::kSft, true, "talk chat")};
+    m.components_ = {tasks(16, Form::kSft, false, "tool"),
+                     tasks(16, Form::kSft, true, "tool"),
+                     tasks(6, Form::kSft, false, "json"),
+                     tasks(6, Form::kSft, true, "json"),
+                     tasks(6, Form::kSft, false, "recall-needle"),
+                     tasks(7, Form::kSft, true, "recall-needle"),
+                     tasks(5, Form::kSft, false, "copy reverse"),
+                     tasks(9, Form::kSft, true, "copy reverse"),
+                     tasks(2, Form::kSft, false, "add"),
+                     tasks(5, Form::kSft, true, "add"),
+                     tasks(11, Form::kSft, false, "talk chat story"),
+                     tasks(11, Form::kSft, true, "talk chat story")};
   } else if (name == "sft") {
     m.components_ = {tasks(15, Form::kSft, true, kTalks),   tasks(10, Form::kSft, true, kRules),
                      tasks(10, Form::kSft, true, "recall"), tasks(20, Form::kSft, false, kTalks),

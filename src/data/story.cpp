@@ -301,6 +301,7 @@ Story make_story(Rng& rng) {
   const Plot& plot = rng.pick(plots());
   Story story{.hero = hero,
               .thing = kSmall[things[0]],
+              .beast = fill("{k}", slots),
               .place = kWhere[places[0]],
               .plot = plot.about,
               .text = {},

@@ -18,8 +18,8 @@ struct Question {
   std::string asks, answer;
 };
 struct Story {
-  std::string hero, thing, place,
-      plot;  // name, object, where it ends, and what it is about in a few words
+  std::string hero, thing, beast, place;  // a name, an object, the kind of animal that the friend is, where it ends
+  std::string plot;                       // what it is about in a few words
   std::string text;
   std::vector<Question> questions;
 };
