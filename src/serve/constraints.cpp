@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "constrain/schema.h"
+#include "constrain/shape.h"
 #include "text/templates.h"
 
 namespace hadal::serve {

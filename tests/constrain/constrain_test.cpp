@@ -15,7 +15,7 @@
 
 #include "constrain/matcher.h"
 #include "constrain/regex.h"
-#include "constrain/schema.h"
+#include "constrain/shape.h"
 #include "tests/support/shared.h"
 #include "text/parse_completion.h"
 #include "text/templates.h"

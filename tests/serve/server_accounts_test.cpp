@@ -1,6 +1,7 @@
 // Keys, limits and money over real sockets: each status, its words, its headers.
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <fstream>
 
@@ -38,23 +39,14 @@ struct Bank {
 };
 
 std::string bearer(const std::string& key) { return "Authorization: Bearer " + key + "\r\nConnection: close\r\n"; }
-std::string get(const Running& running, const std::string& path, const std::string& more = "Connection: close\r\n",
-                const std::string& method = "GET") {
-  return talk(running, method + " " + path + " HTTP/1.1\r\nHost: served.example\r\n" + more + "\r\n");
+HttpAnswer get(const Running& running, const std::string& path, const std::string& more = "Connection: close\r\n",
+               const std::string& method = "GET") {
+  return talk(running.port(), method + " " + path + " HTTP/1.1\r\nHost: served.example\r\n" + more + "\r\n");
 }
-std::string message_of(const std::string& response) {
-  return body_of(response).find("error")->find("message")->as_string();
-}
-std::string error_of(const std::string& response) {  // type / code
-  const json::Value body = body_of(response);
+std::string message_of(const HttpAnswer& answer) { return body_of(answer).find("error")->find("message")->as_string(); }
+std::string error_of(const HttpAnswer& answer) {  // type / code
+  const json::Value body = body_of(answer);
   return body.find("error")->find("type")->as_string() + " / " + body.find("error")->find("code")->as_string();
-}
-std::string header_of(const std::string& response, const std::string& name) {
-  const std::string head = response.substr(0, response.find("\r\n\r\n"));
-  const size_t at = head.find("\r\n" + name + ": ");
-  if (at == std::string::npos) return "";
-  const size_t begin = at + 4 + name.size();
-  return head.substr(begin, head.find("\r\n", begin) - begin);
 }
 template <class F>
 bool eventually(F&& f) {
@@ -70,35 +62,37 @@ TEST(ServerKeys, AllButHealthAndThePageAskForOne) {
   const Bank bank;
   const Running running(bank.options);
   for (const char* path : {"/", "/app.js", "/index.html", "/health", "/healthz", "/ready"})
-    EXPECT_EQ(status_of(get(running, path)), 200) << path;
-  EXPECT_EQ(status_of(get(running, "/v1", "Connection: close\r\n", "HEAD")), 200);
+    EXPECT_EQ(get(running, path).status, 200) << path;
+  EXPECT_EQ(get(running, "/v1", "Connection: close\r\n", "HEAD").status, 200);
   for (const char* path : {"/v1/models", "/models/hadal-nano", "/version", "/stats", "/metrics", "/card",
                            "/user/balance", "/v1/user/balance", "/nothing", "/anthropic/v1/models", "/healthy"}) {
-    const std::string refused = get(running, path);
-    EXPECT_EQ(status_of(refused), 401) << path;
+    const HttpAnswer refused = get(running, path);
+    EXPECT_EQ(refused.status, 401) << path;
     EXPECT_EQ(message_of(refused), "Authentication Fails (auth header format should be Bearer sk-...)");
     EXPECT_EQ(error_of(refused), "authentication_error / invalid_request_error");
-    EXPECT_NE(status_of(get(running, path, bearer(kA))), 401) << path;
+    EXPECT_NE(get(running, path, bearer(kA)).status, 401) << path;
   }
   for (const char* path : {"/chat/completions", "/completions", "/responses", "/tokenize", "/detokenize", "/messages",
                            "/messages/count_tokens", "/files"})
-    EXPECT_EQ(status_of(talk(running, post(path, "{}"))), 401) << path;
-  const std::string wrong = get(running, "/v1/models", bearer("sk-0000000000wxyz"));
-  EXPECT_EQ(status_of(wrong), 401);
+    EXPECT_EQ(talk(running.port(), post_request(path, "{}")).status, 401) << path;
+  const HttpAnswer wrong = get(running, "/v1/models", bearer("sk-0000000000wxyz"));
+  EXPECT_EQ(wrong.status, 401);
   EXPECT_EQ(message_of(wrong), "Authentication Fails, Your api key: ****wxyz is invalid");
-  EXPECT_EQ(wrong.find("0000000"), std::string::npos);
-  const std::string anthropic = talk(running, post("/anthropic/v1/messages", kMessages,
-                                                   "x-api-key: sk-0123456789wxyz\r\n"
-                                                   "Connection: close\r\n"));
-  EXPECT_EQ(status_of(anthropic), 401);
-  EXPECT_NE(anthropic.find(R"({"type":"error","error":{"type":"authentication_error","message":"Authentication Fails)"),
-            std::string::npos);
-  EXPECT_EQ(status_of(get(running, "/v1/models", "x-api-key: " + kB + "\r\nConnection: close\r\n")), 200);
-  EXPECT_EQ(status_of(get(running, "/v1/models", "x-api-key: " + kB + "\r\n" + bearer("wrong"))), 200);
+  EXPECT_EQ(wrong.body.find("0000000"), std::string::npos);
+  for (const auto& [name, value] : wrong.headers) EXPECT_EQ(value.find("0000000"), std::string::npos) << name;
+  const HttpAnswer anthropic = talk(running.port(), post_request("/anthropic/v1/messages", kMessages,
+                                                                 "x-api-key: sk-0123456789wxyz\r\n"
+                                                                 "Connection: close\r\n"));
+  EXPECT_EQ(anthropic.status, 401);
+  EXPECT_NE(
+      anthropic.body.find(R"({"type":"error","error":{"type":"authentication_error","message":"Authentication Fails)"),
+      std::string::npos);
+  EXPECT_EQ(get(running, "/v1/models", "x-api-key: " + kB + "\r\nConnection: close\r\n").status, 200);
+  EXPECT_EQ(get(running, "/v1/models", "x-api-key: " + kB + "\r\n" + bearer("wrong")).status, 200);
   // Other names and pages are fine, with a key.
-  EXPECT_EQ(status_of(get(running, "/v1/models", "Origin: https://served.example\r\n" + bearer(kB))), 200);
-  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 5, false), bearer(kA)))), 200);
-  EXPECT_EQ(status_of(talk(running, post("/v1/messages", kMessages, bearer(kA)))), 200);
+  EXPECT_EQ(get(running, "/v1/models", "Origin: https://served.example\r\n" + bearer(kB)).status, 200);
+  EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", ask("x", 5, false), bearer(kA))).status, 200);
+  EXPECT_EQ(talk(running.port(), post_request("/v1/messages", kMessages, bearer(kA))).status, 200);
 }
 
 TEST(ServerKeys, WithoutOneNoBodyIsRead) {
@@ -106,16 +100,16 @@ TEST(ServerKeys, WithoutOneNoBodyIsRead) {
   const Running running(bank.options);
   const std::string head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n";
   for (const char* more : {"", "Expect: 100-continue\r\n"}) {
-    const std::string refused = talk(running, head + more + "\r\n");  // and never the body
-    EXPECT_EQ(status_of(refused), 401);
-    EXPECT_EQ(header_of(refused, "Connection"), "close");
+    const HttpAnswer refused = talk(running.port(), head + more + "\r\n");  // and never the body
+    EXPECT_EQ(refused.status, 401);
+    EXPECT_EQ(refused.header("connection"), "close");
   }
-  const std::string whole = talk(running, head + "\r\n" + std::string(60000000, ' '));
-  EXPECT_EQ(status_of(whole), 401);
-  Client client(running);  // what has no body keeps its connection
+  const HttpAnswer whole = talk(running.port(), head + "\r\n" + std::string(60000000, ' '));
+  EXPECT_EQ(whole.status, 401);
+  HttpClient client(running.port());  // what has no body keeps its connection
   for (int i = 0; i < 2; ++i) {
     client.send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
-    EXPECT_EQ(status_of(client.read("}")), 200);
+    EXPECT_EQ(parse_answer(client.read("}")).status, 200);
   }
 }
 
@@ -126,57 +120,59 @@ TEST(ServerKeys, ChangeWhileItRuns) {
   Key key;
   key.name = "c";
   key.hash = key_hash(secret);
-  EXPECT_EQ(status_of(get(running, "/v1/models", bearer(secret))), 401);
+  EXPECT_EQ(get(running, "/v1/models", bearer(secret)).status, 401);
   ASSERT_TRUE(add_key(bank.options.accounts.keys, key).ok());
-  EXPECT_TRUE(eventually([&] { return status_of(get(running, "/v1/models", bearer(secret))) == 200; }));
+  EXPECT_TRUE(eventually([&] { return get(running, "/v1/models", bearer(secret)).status == 200; }));
   ASSERT_TRUE(remove_key(bank.options.accounts.keys, "a").ok());
-  EXPECT_TRUE(eventually([&] { return status_of(get(running, "/v1/models", bearer(kA))) == 401; }));
-  EXPECT_EQ(status_of(get(running, "/v1/models", bearer(secret))), 200);
+  EXPECT_TRUE(eventually([&] { return get(running, "/v1/models", bearer(kA)).status == 401; }));
+  EXPECT_EQ(get(running, "/v1/models", bearer(secret)).status, 200);
 }
 
 TEST(ServerKeys, LimitsAre429WithWhenToComeAgain) {
   const Bank bank(R"(, "requests_per_minute": 2)");
   const Running running(bank.options);
-  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", "{}", bearer(kA)))), 400);  // does not count
+  EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", "{}", bearer(kA))).status,
+            400);  // does not count
   for (int i = 0; i < 2; ++i)
-    EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 2, false), bearer(kA)))), 200);
+    EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", ask("x", 2, false), bearer(kA))).status, 200);
   for (const char* path : {"/v1/chat/completions", "/anthropic/v1/messages"}) {
-    const std::string refused = talk(running, post(path, kMessages, bearer(kA)));
-    EXPECT_EQ(status_of(refused), 429);
+    const HttpAnswer refused = talk(running.port(), post_request(path, kMessages, bearer(kA)));
+    EXPECT_EQ(refused.status, 429);
     EXPECT_EQ(message_of(refused), "Rate limit reached: 2 requests per minute");
     EXPECT_EQ(error_of(refused), "rate_limit_error / rate_limit_exceeded");
-    const int wait = std::atoi(header_of(refused, "retry-after").c_str());
+    const int wait = std::atoi(refused.header("retry-after").c_str());
     EXPECT_GE(wait, 1);
     EXPECT_LE(wait, 61);
   }
-  EXPECT_EQ(status_of(get(running, "/v1/models", bearer(kA))), 200);  // costs nothing
-  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 2, false), bearer(kB)))), 200);
+  EXPECT_EQ(get(running, "/v1/models", bearer(kA)).status, 200);  // costs nothing
+  EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", ask("x", 2, false), bearer(kB))).status, 200);
 }
 
 TEST(ServerKeys, TokensAreCountedWithTheAnswer) {
   const Bank bank(R"(, "tokens_per_minute": 8)");
   const Running running(bank.options);
-  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 4, false), bearer(kA)))), 200);
-  const std::string refused = talk(running, post("/v1/chat/completions", ask("x", 4, false), bearer(kA)));
-  EXPECT_EQ(status_of(refused), 429);
+  EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", ask("x", 4, false), bearer(kA))).status, 200);
+  const HttpAnswer refused = talk(running.port(), post_request("/v1/chat/completions", ask("x", 4, false), bearer(kA)));
+  EXPECT_EQ(refused.status, 429);
   EXPECT_EQ(message_of(refused), "Rate limit reached: 8 tokens per minute");
-  EXPECT_NE(header_of(refused, "retry-after"), "");
+  EXPECT_NE(refused.header("retry-after"), "");
 }
 
 TEST(ServerKeys, ConcurrencyIsThatOfTheKey) {
   const Bank bank(R"(, "concurrent": 1)");
   const Running running(bank.options, false);
-  Client first(running);
-  first.send(post("/v1/chat/completions", ask("endless", 90000, true), "Authorization: Bearer " + kA + "\r\n"));
+  HttpClient first(running.port());
+  first.send(post_request("/v1/chat/completions", ask("endless", 90000, true), "Authorization: Bearer " + kA + "\r\n"));
   first.read("reasoning_content");
-  const std::string refused = talk(running, post("/v1/chat/completions", ask("x", 2, false), bearer(kA)));
-  EXPECT_EQ(status_of(refused), 429);
+  const HttpAnswer refused = talk(running.port(), post_request("/v1/chat/completions", ask("x", 2, false), bearer(kA)));
+  EXPECT_EQ(refused.status, 429);
   EXPECT_EQ(message_of(refused), "Rate limit reached: 1 concurrent requests");
-  EXPECT_EQ(header_of(refused, "retry-after"), "1");
-  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 2, false), bearer(kB)))), 200);
+  EXPECT_EQ(refused.header("retry-after"), "1");
+  EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", ask("x", 2, false), bearer(kB))).status, 200);
   first.close();
-  EXPECT_TRUE(eventually(
-      [&] { return status_of(talk(running, post("/v1/chat/completions", ask("x", 2, false), bearer(kA)))) == 200; }));
+  EXPECT_TRUE(eventually([&] {
+    return talk(running.port(), post_request("/v1/chat/completions", ask("x", 2, false), bearer(kA))).status == 200;
+  }));
 }
 
 TEST(ServerMoney, AnswersSayWhatTheyCost) {
@@ -187,26 +183,28 @@ TEST(ServerMoney, AnswersSayWhatTheyCost) {
     return 1e-6 * (miss * static_cast<double>(*usage.find("prompt_tokens")->to_int64()) +
                    output * static_cast<double>(*usage.find("completion_tokens")->to_int64()));
   };
-  const std::string whole = talk(running, post("/v1/chat/completions", ask("one", 9, false, with_cost), bearer(kA)));
+  const HttpAnswer whole =
+      talk(running.port(), post_request("/v1/chat/completions", ask("one", 9, false, with_cost), bearer(kA)));
   const json::Value usage = *body_of(whole).find("usage");
-  ASSERT_TRUE(usage.find("cost_usd")) << whole;
+  ASSERT_TRUE(usage.find("cost_usd")) << whole.body;
   EXPECT_NEAR(*usage.find("cost_usd")->to_double(), expected(usage, 10, 100), 1e-12);
-  EXPECT_NEAR(std::stod(header_of(whole, "x-hadal-cost-usd")), expected(usage, 10, 100), 1e-12);
+  EXPECT_NEAR(std::stod(whole.header("x-hadal-cost-usd")), expected(usage, 10, 100), 1e-12);
 
-  const std::string unasked = talk(running, post("/v1/chat/completions", ask("two", 9, false), bearer(kA)));
-  EXPECT_EQ(unasked.find("cost_usd"), std::string::npos);
-  EXPECT_NE(header_of(unasked, "x-hadal-cost-usd"), "");
+  const HttpAnswer unasked =
+      talk(running.port(), post_request("/v1/chat/completions", ask("two", 9, false), bearer(kA)));
+  EXPECT_EQ(unasked.body.find("cost_usd"), std::string::npos);
+  EXPECT_NE(unasked.header("x-hadal-cost-usd"), "");
 
   // Pro by its name; a stream tells at its end, when its headers are long sent.
   std::string body = ask("three", 9, true, with_cost);
   body.replace(body.find("hadal-nano"), 10, "deepseek-v4-pro");
-  const std::string stream = talk(running, post("/v1/chat/completions", body, bearer(kA)));
-  EXPECT_EQ(header_of(stream, "x-hadal-cost-usd"), "");
-  const auto events = events_of(stream);
+  const HttpAnswer stream = talk(running.port(), post_request("/v1/chat/completions", body, bearer(kA)));
+  EXPECT_EQ(stream.header("x-hadal-cost-usd"), "");
+  const auto events = events_of(stream.body);
   ASSERT_GE(events.size(), 2u);
-  const auto last = json::parse(events[events.size() - 2]);
+  const auto last = json::parse(events[events.size() - 2].data);
   const json::Value streamed = *last.value().find("usage");
-  ASSERT_TRUE(streamed.find("cost_usd")) << stream;
+  ASSERT_TRUE(streamed.find("cost_usd")) << stream.body;
   EXPECT_NEAR(*streamed.find("cost_usd")->to_double(), expected(streamed, 20, 200), 1e-12);
 
   for (const auto& [path, rest] : std::vector<std::pair<std::string, std::string>>{
@@ -214,14 +212,15 @@ TEST(ServerMoney, AnswersSayWhatTheyCost) {
            {"/v1/responses", R"("max_output_tokens":5,"input":"x")"},
            {"/v1/completions", R"("max_tokens":5,"prompt":"x")"}})
     for (const char* streams : {"false", "true"}) {
-      const std::string answer = talk(running, post(path,
-                                                    R"({"model":"hadal-nano","usage":{"include":true},"stream":)" +
-                                                        std::string(streams) + "," + rest + "}",
-                                                    bearer(kA)));
-      EXPECT_EQ(status_of(answer), 200) << answer;
-      EXPECT_NE(answer.find("\"cost_usd\":"), std::string::npos) << path << answer;
+      const HttpAnswer answer =
+          talk(running.port(), post_request(path,
+                                            R"({"model":"hadal-nano","usage":{"include":true},"stream":)" +
+                                                std::string(streams) + "," + rest + "}",
+                                            bearer(kA)));
+      EXPECT_EQ(answer.status, 200) << answer.body;
+      EXPECT_NE(answer.body.find("\"cost_usd\":"), std::string::npos) << path << answer.body;
     }
-  const std::string metrics = get(running, "/metrics", bearer(kB));
+  const std::string metrics = get(running, "/metrics", bearer(kB)).body;
   EXPECT_NE(metrics.find("hadal_cost_usd_total{model=\"hadal-nano\",kind=\"output\"} 0.00"), std::string::npos);
   EXPECT_EQ(metrics.find("hadal_cost_usd_total{model=\"hadal-nano\",kind=\"output\"} 0.00\n"), std::string::npos);
 }
@@ -231,16 +230,18 @@ TEST(ServerMoney, RetiredNamesAreWarnedAboutAtFlashsPrice) {
   const Running running(bank.options);
   std::string body = ask("x", 3, false, R"(,"usage":{"include":true})");
   body.replace(body.find("hadal-nano"), 10, "deepseek-chat");
-  const std::string answer = talk(running, post("/v1/chat/completions", body, bearer(kA)));
-  EXPECT_EQ(status_of(answer), 200);
-  EXPECT_EQ(header_of(answer, "deprecation"), "@1784851200");
-  EXPECT_EQ(header_of(answer, "x-hadal-warning"), "deepseek-chat is a retired name since 2026-07-24");
+  const HttpAnswer answer = talk(running.port(), post_request("/v1/chat/completions", body, bearer(kA)));
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_EQ(answer.header("deprecation"), "@1784851200");
+  EXPECT_EQ(answer.header("x-hadal-warning"), "deepseek-chat is a retired name since 2026-07-24");
   const json::Value usage = *body_of(answer).find("usage");
   EXPECT_NEAR(
       *usage.find("cost_usd")->to_double(),
       1e-6 * (10 * *usage.find("prompt_tokens")->to_double() + 100 * *usage.find("completion_tokens")->to_double()),
       1e-12);
-  EXPECT_EQ(header_of(talk(running, post("/v1/chat/completions", ask("x", 3, false), bearer(kA))), "deprecation"), "");
+  EXPECT_EQ(
+      talk(running.port(), post_request("/v1/chat/completions", ask("x", 3, false), bearer(kA))).header("deprecation"),
+      "");
 }
 
 TEST(ServerMoney, AnEmptyBalanceIs402AndSurvivesARestart) {
@@ -254,26 +255,28 @@ TEST(ServerMoney, AnEmptyBalanceIs402AndSurvivesARestart) {
     const Running running(bank.options);
     EXPECT_EQ(total(running), (std::pair{true, std::string("0.0015")}));
     int n = 0;
-    while (status_of(talk(running, post("/v1/chat/completions", ask("x", 8, false), bearer(kA)))) == 200 && n < 50) ++n;
+    while (talk(running.port(), post_request("/v1/chat/completions", ask("x", 8, false), bearer(kA))).status == 200 &&
+           n < 50)
+      ++n;
     EXPECT_GT(n, 1);
     EXPECT_LT(n, 50);
     EXPECT_EQ(total(running), (std::pair{false, std::string("0.00")}));
   }
   const Running running(bank.options);
   for (const char* path : {"/v1/chat/completions", "/v1/responses", "/completions"}) {
-    const std::string refused = talk(running, post(path, "{}", bearer(kA)));
-    EXPECT_EQ(status_of(refused), 402) << path;
+    const HttpAnswer refused = talk(running.port(), post_request(path, "{}", bearer(kA)));
+    EXPECT_EQ(refused.status, 402) << path;
     EXPECT_EQ(message_of(refused), "Insufficient Balance");
     EXPECT_EQ(error_of(refused), "unknown_error / invalid_request_error");
   }
-  const std::string anthropic = talk(running, post("/anthropic/v1/messages", kMessages, bearer(kA)));
-  EXPECT_EQ(status_of(anthropic), 402);
-  EXPECT_NE(anthropic.find(R"("type":"billing_error")"), std::string::npos);
-  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 8, false), bearer(kB)))), 200);
-  EXPECT_EQ(status_of(get(running, "/v1/models", bearer(kA))), 200);
+  const HttpAnswer anthropic = talk(running.port(), post_request("/anthropic/v1/messages", kMessages, bearer(kA)));
+  EXPECT_EQ(anthropic.status, 402);
+  EXPECT_NE(anthropic.body.find(R"("type":"billing_error")"), std::string::npos);
+  EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", ask("x", 8, false), bearer(kB))).status, 200);
+  EXPECT_EQ(get(running, "/v1/models", bearer(kA)).status, 200);
   bank.write_keys(R"(, "granted_usd": 1)");
   EXPECT_TRUE(eventually([&] { return total(running).first; }));
-  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 8, false), bearer(kA)))), 200);
+  EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", ask("x", 8, false), bearer(kA))).status, 200);
 }
 
 TEST(ServerMoney, TheLedgerHasARowForEachAnswerAndNoText) {
@@ -281,17 +284,18 @@ TEST(ServerMoney, TheLedgerHasARowForEachAnswerAndNoText) {
   {
     const Running running(bank.options, false);
     const std::string body = ask("a secret question", 6, false, R"(,"user_id":"somebody")");
-    EXPECT_EQ(status_of(talk(running, post("/beta/v1/chat/completions", body, bearer(kA)))), 200);
-    EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", "{}", bearer(kA)))), 400);  // no answer, no row
-    Client leaver(running);
-    leaver.send(post("/v1/messages",
-                     R"({"model":"deepseek-v4-pro","max_tokens":90000,"stream":true,)"
-                     R"("messages":[{"role":"user","content":"x"}]})",
-                     "x-api-key: " + kB + "\r\n"));
+    EXPECT_EQ(talk(running.port(), post_request("/beta/v1/chat/completions", body, bearer(kA))).status, 200);
+    EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", "{}", bearer(kA))).status,
+              400);  // no answer, no row
+    HttpClient leaver(running.port());
+    leaver.send(post_request("/v1/messages",
+                             R"({"model":"deepseek-v4-pro","max_tokens":90000,"stream":true,)"
+                             R"("messages":[{"role":"user","content":"x"}]})",
+                             "x-api-key: " + kB + "\r\n"));
     leaver.read("content_block_delta");
     leaver.close();
     EXPECT_TRUE(eventually([&] {
-      return get(running, "/metrics", bearer(kA)).find("hadal_ledger_rows_total{model=\"hadal-nano\"} 2\n") !=
+      return get(running, "/metrics", bearer(kA)).body.find("hadal_ledger_rows_total{model=\"hadal-nano\"} 2\n") !=
              std::string::npos;
     }));
   }
@@ -320,18 +324,20 @@ TEST(ServerMoney, WithoutKeysEverythingCostsAndNothingIsRefused) {
   Bank bank;
   bank.options.accounts.keys.clear();
   const Running running(bank.options);
-  const std::string answer = talk(running, post("/v1/chat/completions", ask("x", 3, false)));
-  EXPECT_EQ(status_of(answer), 200);
-  EXPECT_NE(header_of(answer, "x-hadal-cost-usd"), "");
-  const std::string balance =
-      talk(running, "GET /user/balance HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-  EXPECT_TRUE(balance.ends_with(R"({"is_available":true,"balance_infos":[{"currency":"USD","total_balance":"0.00",)"
-                                R"("granted_balance":"0.00","topped_up_balance":"0.00"}]})"))
-      << balance;
-  const std::string none =
-      talk(Running(), post("/v1/chat/completions", ask("x", 3, false, R"(,"usage":{"include":true})")));
-  EXPECT_EQ(status_of(none), 200);
-  EXPECT_EQ(none.find("cost"), std::string::npos);  // no prices, no cost
+  const HttpAnswer answer = talk(running.port(), post_request("/v1/chat/completions", ask("x", 3, false)));
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_NE(answer.header("x-hadal-cost-usd"), "");
+  const HttpAnswer balance =
+      talk(running.port(), "GET /user/balance HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+  EXPECT_TRUE(
+      balance.body.ends_with(R"({"is_available":true,"balance_infos":[{"currency":"USD","total_balance":"0.00",)"
+                             R"("granted_balance":"0.00","topped_up_balance":"0.00"}]})"))
+      << balance.body;
+  const HttpAnswer none =
+      talk(Running().port(), post_request("/v1/chat/completions", ask("x", 3, false, R"(,"usage":{"include":true})")));
+  EXPECT_EQ(none.status, 200);
+  EXPECT_EQ(none.body.find("cost"), std::string::npos);  // no prices, no cost
+  EXPECT_EQ(none.header("x-hadal-cost-usd"), "");
 }
 
 }  // namespace

@@ -22,10 +22,10 @@ struct Streamed {
   json::Value last;
   bool done = false;
 };
-Streamed put_together(const std::string& response) {
+Streamed put_together(const HttpAnswer& answer) {
   Streamed all;
-  EXPECT_EQ(status_of(response), 200) << response;
-  for (const std::string& event : events_of(response)) {
+  EXPECT_EQ(answer.status, 200) << answer.body;
+  for (const auto& [name, event] : events_of(answer.body)) {
     EXPECT_FALSE(all.done);
     if (event == "[DONE]") {
       all.done = true;
@@ -53,9 +53,9 @@ TEST(Server, SchemasAreEnforcedRefusedAndNamed) {
   const std::string schema = R"({"type":"object","properties":{"a":{"enum":["x","y"]}},"required":["a"],"not":{},
       "additionalProperties":false})";
   for (const bool stream : {false, true}) {
-    const std::string response =
-        talk(running, post("/v1/chat/completions", ask("q", 300, stream, format(schema, false))));
-    EXPECT_NE(response.find("x-hadal-ignored-schema: /not\r\n"), std::string::npos) << response;
+    const HttpAnswer response =
+        talk(running.port(), post_request("/v1/chat/completions", ask("q", 300, stream, format(schema, false))));
+    EXPECT_EQ(response.header("x-hadal-ignored-schema"), "/not") << response.body;
     const std::string content =
         stream ? put_together(response).content
                : body_of(response).find("choices")->as_array().at(0).find("message")->find("content")->as_string();
@@ -63,9 +63,10 @@ TEST(Server, SchemasAreEnforcedRefusedAndNamed) {
     ASSERT_TRUE(value.ok()) << content;
     EXPECT_TRUE(value.value().find("a"));
   }
-  const std::string refused = talk(running, post("/v1/chat/completions", ask("q", 60, false, format(schema, true))));
-  EXPECT_EQ(status_of(refused), 400);
-  EXPECT_NE(refused.find("/: not is not supported"), std::string::npos) << refused;
+  const HttpAnswer refused =
+      talk(running.port(), post_request("/v1/chat/completions", ask("q", 60, false, format(schema, true))));
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.body.find("/: not is not supported"), std::string::npos) << refused.body;
 }
 
 TEST(Server, AStreamIsTheWholeAnswerInPieces) {
@@ -73,8 +74,10 @@ TEST(Server, AStreamIsTheWholeAnswerInPieces) {
   for (const char* thinking : {R"(,"thinking":{"type":"disabled"})", R"(,"thinking":{"type":"enabled"})"}) {
     for (int i = 0; i < 5; ++i) {
       const std::string question = "question " + std::to_string(i);
-      const auto whole = body_of(talk(running, post("/v1/chat/completions", ask(question, 60, false, thinking))));
-      const auto streamed = put_together(talk(running, post("/chat/completions", ask(question, 60, true, thinking))));
+      const auto whole =
+          body_of(talk(running.port(), post_request("/v1/chat/completions", ask(question, 60, false, thinking))));
+      const auto streamed =
+          put_together(talk(running.port(), post_request("/chat/completions", ask(question, 60, true, thinking))));
       const json::Value& choice = whole.find("choices")->as_array().at(0);
       const json::Value& message = *choice.find("message");
       EXPECT_EQ(message.find("content")->as_string(), streamed.content);
@@ -97,48 +100,51 @@ TEST(Server, EachWrongRequestHasItsStatus) {
   options.http.max_body = 100000;
   options.http.header_seconds = 1;
   const Running running(options);
-  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", "{bad"))), 400);
-  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", std::string(2000, '[')))), 400);
-  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", "\"\xff\xfe\""))), 400);
-  EXPECT_EQ(status_of(talk(running, post("/v1/nothing", "{}"))), 404);
-  EXPECT_EQ(status_of(talk(running, "PUT /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")), 405);
-  EXPECT_EQ(status_of(talk(running, post("/chat/completions", "{}", "Content-Encoding: br\r\nConnection: close\r\n"))),
-            415);
-  EXPECT_EQ(status_of(talk(running, post("/chat/completions", std::string(200000, ' ')))), 413);
-  EXPECT_EQ(status_of(talk(running, "GET / HTTP/1.1\r\nX: " + std::string(40000, 'x') + "\r\n\r\n")), 431);
-  EXPECT_EQ(status_of(talk(running, "NONSENSE\r\n\r\n")), 400);
-  EXPECT_EQ(status_of(talk(running, "GET /health HTTP/1.1\r\nHos")), 408);  // and never more
-  EXPECT_EQ(status_of(talk(running, "HEAD /v1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")), 200);
-  EXPECT_EQ(status_of(talk(running, "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")), 200);
+  EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", "{bad")).status, 400);
+  EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", std::string(2000, '['))).status, 400);
+  EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", "\"\xff\xfe\"")).status, 400);
+  EXPECT_EQ(talk(running.port(), post_request("/v1/nothing", "{}")).status, 404);
+  EXPECT_EQ(talk(running.port(), "PUT /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").status,
+            405);
+  EXPECT_EQ(
+      talk(running.port(), post_request("/chat/completions", "{}", "Content-Encoding: br\r\nConnection: close\r\n"))
+          .status,
+      415);
+  EXPECT_EQ(talk(running.port(), post_request("/chat/completions", std::string(200000, ' '))).status, 413);
+  EXPECT_EQ(talk(running.port(), "GET / HTTP/1.1\r\nX: " + std::string(40000, 'x') + "\r\n\r\n").status, 431);
+  EXPECT_EQ(talk(running.port(), "NONSENSE\r\n\r\n").status, 400);
+  EXPECT_EQ(talk(running.port(), "GET /health HTTP/1.1\r\nHos").status, 408);  // and never more
+  EXPECT_EQ(talk(running.port(), "HEAD /v1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").status, 200);
+  EXPECT_EQ(talk(running.port(), "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").status, 200);
 }
 
 TEST(Server, ThePageLetsNothingElseRun) {
   const Running running;
   const auto get = [&](const std::string& path, const std::string& more = "", const char* method = "GET") {
-    return talk(running,
+    return talk(running.port(),
                 method + (" " + path) + " HTTP/1.1\r\nHost: localhost\r\n" + more + "Connection: close\r\n\r\n");
   };
-  const std::string page = get("/");
-  EXPECT_EQ(status_of(page), 200);
-  EXPECT_NE(page.find("text/html; charset=utf-8"), std::string::npos);
-  EXPECT_NE(page.find("default-src 'none'; script-src 'self';"), std::string::npos);
-  EXPECT_EQ(page.find("unsafe-"), std::string::npos);
-  EXPECT_EQ(page.find("://"), std::string::npos) << "something from elsewhere";
-  EXPECT_EQ(get("/index.html").substr(get("/index.html").find("\r\n\r\n")), page.substr(page.find("\r\n\r\n")));
+  const HttpAnswer page = get("/");
+  EXPECT_EQ(page.status, 200);
+  EXPECT_EQ(page.header("content-type"), "text/html; charset=utf-8");
+  const std::string policy = page.header("content-security-policy");
+  EXPECT_NE(policy.find("default-src 'none'; script-src 'self';"), std::string::npos);
+  EXPECT_EQ((policy + page.body).find("unsafe-"), std::string::npos);
+  EXPECT_EQ((policy + page.body).find("://"), std::string::npos) << "something from elsewhere";
+  EXPECT_EQ(get("/index.html").body, page.body);
   for (const char* path :
        {"/app.js", "/theme.js", "/style.css", "/icon.svg", "/markdown-it.min.js", "/purify.min.js"}) {
-    EXPECT_EQ(status_of(get(path)), 200) << path;
-    EXPECT_NE(page.find(path + 1), std::string::npos) << path;
+    EXPECT_EQ(get(path).status, 200) << path;
+    EXPECT_NE(page.body.find(path + 1), std::string::npos) << path;
   }
-  const size_t at = page.find("etag: ") + 6;
-  const std::string tag = page.substr(at, page.find("\r\n", at) - at);
-  const std::string known = get("/", "If-None-Match: " + tag + "\r\n");
-  EXPECT_EQ(status_of(known), 304);
-  EXPECT_TRUE(known.ends_with("\r\n\r\n"));
-  EXPECT_EQ(status_of(get("/", "If-None-Match: \"other\"\r\n")), 200);
-  EXPECT_TRUE(get("/", "", "HEAD").ends_with("\r\n\r\n"));
-  EXPECT_EQ(status_of(get("/../app.js")), 404);
-  EXPECT_EQ(status_of(talk(running, post("/app.js", "{}"))), 404);
+  const HttpAnswer known = get("/", "If-None-Match: " + page.header("etag") + "\r\n");
+  EXPECT_EQ(known.status, 304);
+  EXPECT_EQ(known.body, "");
+  EXPECT_EQ(get("/", "If-None-Match: \"other\"\r\n").status, 200);
+  EXPECT_EQ(get("/", "", "HEAD").status, 200);
+  EXPECT_EQ(get("/", "", "HEAD").body, "");
+  EXPECT_EQ(get("/../app.js").status, 404);
+  EXPECT_EQ(talk(running.port(), post_request("/app.js", "{}")).status, 404);
 }
 
 TEST(Server, StatsCountWhatWasDone) {
@@ -147,14 +153,14 @@ TEST(Server, StatsCountWhatWasDone) {
   options.card = "# A card\n";
   const Running running(options);
   const auto get = [&](const std::string& path) {
-    return talk(running, "GET " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    return talk(running.port(), "GET " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
   };
   const auto number = [&](const json::Value& stats, const char* key) { return stats.find(key)->to_int64().value(); };
   const json::Value before = body_of(get("/stats"));
   EXPECT_EQ(before.find("model")->as_string(), "hadal-nano");
   EXPECT_EQ(number(before, "tokens"), 0);
   EXPECT_GT(number(before, "resident_bytes"), 1 << 20);
-  EXPECT_EQ(status_of(talk(running, post("/chat/completions", ask("x", 12, false)))), 200);
+  EXPECT_EQ(talk(running.port(), post_request("/chat/completions", ask("x", 12, false))).status, 200);
   json::Value after = body_of(get("/stats"));
   for (int i = 0; i < 100 && number(after, "finished") == 0; ++i)  // counted with the end of the step, after the answer
     after = body_of(get("/stats"));
@@ -162,19 +168,18 @@ TEST(Server, StatsCountWhatWasDone) {
   EXPECT_GT(number(after, "prompt_tokens"), 0);
   EXPECT_EQ(number(after, "running"), 0);
   EXPECT_EQ(number(after, "finished"), 1);
-  EXPECT_TRUE(get("/card").ends_with("# A card\n"));
-  EXPECT_EQ(status_of(talk(Running(), "GET /card HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")), 404);
+  EXPECT_EQ(get("/card").body, "# A card\n");
+  EXPECT_EQ(talk(Running().port(), "GET /card HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").status, 404);
 }
 
 TEST(Server, MetricsAreWellFormedAndTrue) {
   const Running running;
   const auto get = [&] {
-    const std::string answer = talk(running, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    return answer.substr(answer.find("\r\n\r\n") + 4);
+    return talk(running.port(), "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").body;
   };
-  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("x", 12, true)))), 200);
-  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", "{bad"))), 400);
-  EXPECT_EQ(status_of(talk(running, post("/v1/nothing", "{}"))), 404);
+  EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", ask("x", 12, true))).status, 200);
+  EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", "{bad")).status, 400);
+  EXPECT_EQ(talk(running.port(), post_request("/v1/nothing", "{}")).status, 404);
   std::string text = get();
   for (int i = 0; i < 100 && text.find("hadal_generation_tokens_total{model=\"hadal-nano\"} 0\n") != std::string::npos;
        ++i)
@@ -217,8 +222,8 @@ TEST(Server, EveryEndpointAnswersUnderEveryName) {
   const std::string response = R"({"model":"hadal-nano","max_output_tokens":5,"temperature":0,"input":"x"})";
   const std::string completion = R"({"model":"hadal-nano","max_tokens":5,"temperature":0,"prompt":"x"})";
   const auto object_of = [&](const std::string& path, const std::string& body) {
-    const std::string answer = talk(running, post(path, body));
-    EXPECT_EQ(status_of(answer), 200) << path << "\n" << answer;
+    const HttpAnswer answer = talk(running.port(), post_request(path, body));
+    EXPECT_EQ(answer.status, 200) << path << "\n" << answer.body;
     const json::Value value = body_of(answer);
     const json::Value* kind = value.find("object") ? value.find("object") : value.find("type");
     return kind ? kind->as_string() : std::to_string(*value.find("input_tokens")->to_int64());
@@ -236,11 +241,11 @@ TEST(Server, EveryEndpointAnswersUnderEveryName) {
     counted = count;
   }
   EXPECT_GT(std::atoi(counted.c_str()), 4);
-  const std::string refused = talk(running, post("/anthropic/v1/messages", R"({"model":"hadal-nano"})"));
-  EXPECT_EQ(status_of(refused), 400);
-  EXPECT_NE(refused.find(R"({"type":"error","error":{"type":"invalid_request_error")"), std::string::npos);
-  EXPECT_NE(talk(running, "GET /anthropic/v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                .find("has_more"),
+  const HttpAnswer refused = talk(running.port(), post_request("/anthropic/v1/messages", R"({"model":"hadal-nano"})"));
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.body.find(R"({"type":"error","error":{"type":"invalid_request_error")"), std::string::npos);
+  EXPECT_NE(talk(running.port(), "GET /anthropic/v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                .body.find("has_more"),
             std::string::npos);
 }
 
@@ -262,10 +267,11 @@ TEST(Server, PagesOfOtherSitesAreRefused) {
   const Running running;
   const auto status_with = [&](const std::string& host, const std::string& origin) {
     const std::string body = ask("x", 2, false);
-    return status_of(talk(running, "POST /v1/chat/completions HTTP/1.1\r\nHost: " + host +
-                                       (origin.empty() ? "" : "\r\nOrigin: " + origin) +
-                                       "\r\nConnection: close\r\nContent-Length: " + std::to_string(body.size()) +
-                                       "\r\n\r\n" + body));
+    return talk(running.port(), "POST /v1/chat/completions HTTP/1.1\r\nHost: " + host +
+                                    (origin.empty() ? "" : "\r\nOrigin: " + origin) +
+                                    "\r\nConnection: close\r\nContent-Length: " + std::to_string(body.size()) +
+                                    "\r\n\r\n" + body)
+        .status;
   };
   EXPECT_EQ(status_with("127.0.0.1:8080", ""), 200);
   EXPECT_EQ(status_with("127.0.0.1:8080", "http://127.0.0.1:8080"), 200);
@@ -284,8 +290,8 @@ TEST(Server, WithoutKeysOnlyLoopbackNamesAreAnswered) {
   const Running running;
   for (const char* path : {"/", "/app.js", "/health", "/metrics", "/stats", "/card", "/v1/models", "/version"}) {
     const auto under = [&](const std::string& host) {
-      return status_of(
-          talk(running, std::string("GET ") + path + " HTTP/1.1\r\n" + host + "Connection: close\r\n\r\n"));
+      return talk(running.port(), std::string("GET ") + path + " HTTP/1.1\r\n" + host + "Connection: close\r\n\r\n")
+          .status;
     };
     EXPECT_EQ(under("Host: evil.example:8080\r\n"), 403) << path;
     EXPECT_EQ(under("Host: 192.168.0.7\r\n"), 403) << path;
@@ -300,19 +306,21 @@ TEST(Server, BodiesMayComePacked) {
   const Running running(options);
   const std::string packed = "Content-Encoding: gzip\r\nConnection: close\r\n";
   const std::string whole = gzipped(ask("x", 5, false));
-  EXPECT_EQ(status_of(talk(running, post("/chat/completions", whole, packed))), 200);
-  EXPECT_EQ(status_of(talk(running, post("/chat/completions", whole.substr(0, whole.size() / 2), packed))), 400);
-  EXPECT_EQ(status_of(talk(running, post("/chat/completions", "not packed", packed))), 400);
-  EXPECT_EQ(status_of(talk(running, post("/chat/completions", gzipped(std::string(64 << 20, ' ')), packed))), 413);
+  EXPECT_EQ(talk(running.port(), post_request("/chat/completions", whole, packed)).status, 200);
+  EXPECT_EQ(talk(running.port(), post_request("/chat/completions", whole.substr(0, whole.size() / 2), packed)).status,
+            400);
+  EXPECT_EQ(talk(running.port(), post_request("/chat/completions", "not packed", packed)).status, 400);
+  EXPECT_EQ(talk(running.port(), post_request("/chat/completions", gzipped(std::string(64 << 20, ' ')), packed)).status,
+            413);
 }
 
 TEST(Server, AConnectionServesOneRequestAfterAnother) {
   const Running running;
-  Client client(running);
+  HttpClient client(running.port());
   for (int i = 0; i < 3; ++i) {
     client.send("GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    EXPECT_EQ(status_of(client.read("]}")), 200);
-    client.send(post("/v1/chat/completions", ask("x", 5, true), ""));
+    EXPECT_EQ(parse_answer(client.read("]}")).status, 200);
+    client.send(post_request("/v1/chat/completions", ask("x", 5, true), ""));
     EXPECT_NE(client.read("0\r\n\r\n").find("[DONE]"), std::string::npos);
   }
 }
@@ -322,12 +330,12 @@ TEST(Server, AClientThatLeavesMakesRoom) {
   options.limits.max_running = 1;
   const Running running(options, false);
   for (int i = 0; i < 3; ++i) {
-    Client client(running);
-    client.send(post("/v1/chat/completions", ask("endless " + std::to_string(i), 90000, true), ""));
-    EXPECT_EQ(status_of(client.read("reasoning_content")), 200);
+    HttpClient client(running.port());
+    client.send(post_request("/v1/chat/completions", ask("endless " + std::to_string(i), 90000, true), ""));
+    EXPECT_EQ(parse_answer(client.read("reasoning_content")).status, 200);
     client.close();
     // The only place is free again: or this would wait for ninety thousand tokens.
-    EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("next", 3, false)))), 200);
+    EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", ask("next", 3, false))).status, 200);
   }
 }
 
@@ -336,10 +344,10 @@ TEST(Server, AClientThatDoesNotReadMakesRoomToo) {
   options.limits.max_running = 1;
   options.http.write_seconds = 1;
   const Running running(options, false);
-  Client client(running);
-  client.send(post("/v1/chat/completions", ask("endless", 99000, true), ""));
+  HttpClient client(running.port());
+  client.send(post_request("/v1/chat/completions", ask("endless", 99000, true), ""));
   client.read("reasoning_content");  // and never again: the socket's buffers fill
-  EXPECT_EQ(status_of(talk(running, post("/v1/chat/completions", ask("next", 3, false)))), 200);
+  EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", ask("next", 3, false))).status, 200);
   EXPECT_EQ(client.read().find("[DONE]"), std::string::npos);  // it was given up, not written to its end
 }
 
@@ -349,12 +357,16 @@ TEST(Server, ManyAtOnceGetWhatEachWouldGetAlone) {
   std::vector<std::string> alone(kClients), together(kClients);
   for (int i = 0; i < kClients; ++i)
     alone[static_cast<size_t>(i)] =
-        put_together(talk(running, post("/v1/chat/completions", ask("n " + std::to_string(i), 80, true)))).reasoning;
+        put_together(
+            talk(running.port(), post_request("/v1/chat/completions", ask("n " + std::to_string(i), 80, true))))
+            .reasoning;
   std::vector<std::thread> threads;
   for (int i = 0; i < kClients; ++i)
     threads.emplace_back([&, i] {
       together[static_cast<size_t>(i)] =
-          put_together(talk(running, post("/v1/chat/completions", ask("n " + std::to_string(i), 80, true)))).reasoning;
+          put_together(
+              talk(running.port(), post_request("/v1/chat/completions", ask("n " + std::to_string(i), 80, true))))
+              .reasoning;
     });
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(alone, together);
@@ -366,18 +378,18 @@ TEST(Server, AFullQueueIsSaidAndShuttingDownLetsAnswersEnd) {
   options.limits.max_waiting = 1;
   options.drain_seconds = 0.2;
   auto running = std::make_unique<Running>(options, false);
-  Client first(*running), second(*running);
-  first.send(post("/v1/chat/completions", ask("one", 90000, true)));
+  HttpClient first(running->port()), second(running->port());
+  first.send(post_request("/v1/chat/completions", ask("one", 90000, true)));
   first.read("reasoning_content");
-  second.send(post("/v1/chat/completions", ask("two", 90000, true)));
-  std::string full;
-  for (int i = 0; i < 200 && status_of(full) != 503; ++i)
-    full = talk(*running, post("/v1/chat/completions", ask("three", 2, false)));
-  EXPECT_EQ(status_of(full), 503);
-  EXPECT_NE(full.find("retry-after"), std::string::npos);
+  second.send(post_request("/v1/chat/completions", ask("two", 90000, true)));
+  HttpAnswer full;
+  for (int i = 0; i < 200 && full.status != 503; ++i)
+    full = talk(running->port(), post_request("/v1/chat/completions", ask("three", 2, false)));
+  EXPECT_EQ(full.status, 503);
+  EXPECT_NE(full.header("retry-after"), "");
   running->server->stop();
   EXPECT_NE(first.read().find("server_overloaded"), std::string::npos);  // told, not cut
-  EXPECT_EQ(status_of(second.read()), 503);
+  EXPECT_EQ(parse_answer(second.read()).status, 503);
 }
 
 }  // namespace

@@ -64,12 +64,12 @@ struct TlsFiles {
 
 class TlsClient {
  public:
-  explicit TlsClient(const Running& running, int version = TLS1_3_VERSION) : plain_(running) {
+  explicit TlsClient(const Running& running, int version = TLS1_3_VERSION) : plain_(running.port()) {
     SSL_CTX_set_min_proto_version(context_, version);
     SSL_CTX_set_max_proto_version(context_, version);
     SSL_CTX_set_security_level(context_, 0);  // or it would not even offer old versions
     tls_ = SSL_new(context_);
-    SSL_set_fd(tls_, plain_.fd());
+    SSL_set_fd(tls_, plain_.socket());
     connected_ = SSL_connect(tls_) == 1;
   }
   TlsClient(const TlsClient&) = delete;
@@ -107,15 +107,15 @@ class TlsClient {
   bool ended_well() const { return ended_well_; }  // the server said goodbye
 
  private:
-  Client plain_;
+  HttpClient plain_;
   SSL_CTX* context_ = SSL_CTX_new(TLS_client_method());
   SSL* tls_ = nullptr;
   bool connected_ = false, ended_well_ = false;
 };
-std::string talk_tls(const Running& running, const std::string& request) {
+HttpAnswer talk_tls(const Running& running, const std::string& request) {
   TlsClient client(running);
   client.send(request);
-  return client.read();
+  return parse_answer(client.read());
 }
 
 TEST(Tls, VersionsFrom12On) {
@@ -126,29 +126,32 @@ TEST(Tls, VersionsFrom12On) {
     TlsClient client(running, version);
     ASSERT_TRUE(client.connected()) << version;
     client.send("GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    EXPECT_EQ(status_of(client.read()), 200);
+    EXPECT_EQ(parse_answer(client.read()).status, 200);
     EXPECT_TRUE(client.ended_well());
   }
   EXPECT_FALSE(TlsClient(running, TLS1_1_VERSION).connected());
   EXPECT_FALSE(TlsClient(running, TLS1_VERSION).connected());
   // No TLS at all: no HTTP answer, and others are served.
-  EXPECT_FALSE(talk(running, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").starts_with("HTTP"));
+  HttpClient plain(running.port());
+  EXPECT_TRUE(plain.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+  EXPECT_FALSE(plain.read().starts_with("HTTP"));
   EXPECT_TRUE(TlsClient(running).connected());
 }
 
 TEST(Tls, AnswersAreThoseOfPlainHttp) {
   const TlsFiles files;
   const Running running(files.options()), plain;
-  const auto content = [](const std::string& response) {
-    return body_of(response).find("choices")->as_array()[0].find("message")->find("reasoning_content")->as_string();
+  const auto content = [](const HttpAnswer& answer) {
+    return body_of(answer).find("choices")->as_array()[0].find("message")->find("reasoning_content")->as_string();
   };
-  const std::string request = post("/v1/chat/completions", ask("question", 60, false));
-  EXPECT_EQ(content(talk_tls(running, request)), content(talk(plain, request)));
-  const std::string stream = talk_tls(running, post("/v1/chat/completions", ask("question", 60, true)));
-  EXPECT_EQ(status_of(stream), 200);
-  EXPECT_EQ(events_of(stream).back(), "[DONE]");
+  const std::string request = post_request("/v1/chat/completions", ask("question", 60, false));
+  EXPECT_EQ(content(talk_tls(running, request)), content(talk(plain.port(), request)));
+  const HttpAnswer stream = talk_tls(running, post_request("/v1/chat/completions", ask("question", 60, true)));
+  EXPECT_EQ(stream.status, 200);
+  EXPECT_EQ(events_of(stream.body).back().data, "[DONE]");
   // A body of many records.
-  EXPECT_EQ(status_of(talk_tls(running, post("/tokenize", R"({"prompt":")" + std::string(1 << 20, 'x') + "\"}"))), 200);
+  EXPECT_EQ(talk_tls(running, post_request("/tokenize", R"({"prompt":")" + std::string(1 << 20, 'x') + "\"}")).status,
+            200);
 }
 
 TEST(Tls, AConnectionServesOneRequestAfterAnother) {
@@ -157,8 +160,8 @@ TEST(Tls, AConnectionServesOneRequestAfterAnother) {
   TlsClient client(running);
   for (int i = 0; i < 3; ++i) {
     client.send("GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    EXPECT_EQ(status_of(client.read("]}")), 200);
-    client.send(post("/v1/chat/completions", ask("x", 5, true), ""));
+    EXPECT_EQ(parse_answer(client.read("]}")).status, 200);
+    client.send(post_request("/v1/chat/completions", ask("x", 5, true), ""));
     EXPECT_NE(client.read("0\r\n\r\n").find("[DONE]"), std::string::npos);
   }
   // Two in one record: the second is inside the library when the first is answered.
@@ -174,11 +177,12 @@ TEST(Tls, LimitsAreThoseOfPlainHttp) {
   options.http.max_body = 100000;
   options.http.header_seconds = 1;
   const Running running(options);
-  EXPECT_EQ(status_of(talk_tls(running, post("/chat/completions", std::string(200000, ' ')))), 413);
-  EXPECT_EQ(status_of(talk_tls(running, "GET / HTTP/1.1\r\nX: " + std::string(40000, 'x') + "\r\n\r\n")), 431);
-  EXPECT_EQ(status_of(talk_tls(running, "NONSENSE\r\n\r\n")), 400);
-  EXPECT_EQ(status_of(talk_tls(running, "GET /health HTTP/1.1\r\nHos")), 408);  // and never more
-  Client silent(running);
+  EXPECT_EQ(talk_tls(running, post_request("/chat/completions", std::string(200000, ' '))).status, 413);
+  EXPECT_EQ(talk_tls(running, "GET / HTTP/1.1\r\nX: " + std::string(40000, 'x') + "\r\n\r\n").status, 431);
+  EXPECT_EQ(talk_tls(running, "NONSENSE\r\n\r\n").status, 400);
+  EXPECT_EQ(talk_tls(running, "GET /health HTTP/1.1\r\nHos").status, 408);  // and never more
+  HttpClient silent(running.port());
+  EXPECT_GE(silent.socket(), 0);
   EXPECT_EQ(silent.read(), "");  // who never shakes hands is let go
 }
 
@@ -189,11 +193,11 @@ TEST(Tls, AClientThatLeavesMakesRoom) {
   const Running running(options, false);
   for (const bool stream : {true, false}) {
     TlsClient client(running);
-    client.send(post("/v1/chat/completions", ask("endless", 99000, stream), ""));
+    client.send(post_request("/v1/chat/completions", ask("endless", 99000, stream), ""));
     if (stream) client.read("reasoning_content");
     client.close();
     // The only place is free again: or this would wait for ninety thousand tokens.
-    EXPECT_EQ(status_of(talk_tls(running, post("/v1/chat/completions", ask("next", 3, false)))), 200);
+    EXPECT_EQ(talk_tls(running, post_request("/v1/chat/completions", ask("next", 3, false))).status, 200);
   }
 }
 

@@ -49,6 +49,11 @@ std::string HttpClient::read(const std::string& until) {
   return text;
 }
 
+std::string HttpAnswer::header(const std::string& name) const {
+  const auto it = headers.find(name);
+  return it == headers.end() ? "" : it->second;
+}
+
 HttpAnswer parse_answer(const std::string& bytes) {
   HttpAnswer answer;
   const size_t end = bytes.find("\r\n\r\n");

@@ -31,6 +31,8 @@ struct HttpAnswer {
   std::map<std::string, std::string> headers;  // names in lower case
   std::string body;                            // without chunks
   bool is_whole = false;                       // its length, or the last chunk, is there
+
+  std::string header(const std::string& name) const;  // empty: none
 };
 HttpAnswer parse_answer(const std::string& bytes);
 
