@@ -148,9 +148,13 @@ void print_table(const Report& r) {
   }
   fmt::print("{:<24}{:>20}{:>18}{:>16}\n\n", "total (without draft)", grouped(r.summary.parameters),
              grouped(r.summary.total_bytes - r.summary[Group::kDraft].bytes), grouped(r.summary.bytes_per_token));
+  const bool is_small = r.summary.parameters < 1'000'000'000;
+  const double unit = is_small ? 1e6 : 1e9;
+  const char* unit_name = is_small ? "M" : "B";
   line("parameters",
-       fmt::format("{:.1f} B total, {:.2f} B active per token ({})", static_cast<double>(r.summary.parameters) * 1e-9,
-                   static_cast<double>(r.summary.active_parameters) * 1e-9, grouped(r.summary.active_parameters)));
+       fmt::format("{:.1f} {} total, {:.2f} {} active per token ({})", static_cast<double>(r.summary.parameters) / unit,
+                   unit_name, static_cast<double>(r.summary.active_parameters) / unit, unit_name,
+                   grouped(r.summary.active_parameters)));
   line("checkpoint", fmt::format("{} bytes ({}) in {} tensors", grouped(r.summary.total_bytes),
                                  human_bytes(r.summary.total_bytes), grouped(r.summary.n_tensors)));
   line("one routed expert", grouped(r.summary.expert_bytes) + " bytes");
