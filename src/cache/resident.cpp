@@ -4,16 +4,33 @@
 
 namespace hadal::cache {
 
+namespace {
+
+std::vector<TokenId> tail_of(std::span<const TokenId> ids) {
+  const size_t whole = ids.size() / kBlock * kBlock;
+  return {ids.begin() + static_cast<ptrdiff_t>(whole), ids.end()};
+}
+
+}  // namespace
+
 Resident::List::iterator Resident::best(const std::vector<Digest>& names, std::span<const TokenId> ids) const {
+  if (ids.empty()) return const_cast<List&>(fresh_).end();
+  ids = ids.first(ids.size() - 1);  // true prefixes only
   for (size_t k = std::min(names.size() - 1, ids.size() / kBlock) + 1; k-- > 0;) {
-    std::optional<List::iterator> best;
-    const auto [first, last] = by_name_.equal_range(names[k]);
-    for (auto it = first; it != last; ++it) {
-      const std::vector<TokenId>& held = it->second->context.ids;
-      if (held.size() >= ids.size() || !std::equal(held.begin(), held.end(), ids.begin())) continue;
-      if (!best || held.size() > (*best)->context.ids.size()) best = it->second;
+    const auto named = by_name_.find(names[k]);
+    if (named == by_name_.end()) continue;
+    // The longest tail that `rest` begins with. The greatest one that is not above `rest` is it, or shares with `rest`
+    // all that any such tail can have.
+    const auto rest = ids.subspan(k * kBlock, std::min<size_t>(ids.size() - k * kBlock, kBlock - 1));
+    Tail tail(rest.begin(), rest.end());
+    while (true) {
+      auto at = named->second.upper_bound(tail);
+      if (at == named->second.begin()) break;
+      --at;
+      const auto parts = std::mismatch(at->first.begin(), at->first.end(), tail.begin(), tail.end());
+      if (parts.first == at->first.end()) return at->second;
+      tail.erase(parts.second, tail.end());
     }
-    if (best) return *best;
   }
   return const_cast<List&>(fresh_).end();
 }
@@ -49,19 +66,19 @@ void Resident::count(const Held& held, int sign) {
 void Resident::keep(const std::vector<Digest>& names, kv::Context context, bool proven) {
   if (context.ids.empty()) return;
   const Digest& name = names.at(context.ids.size() / kBlock);
-  const auto [first, last] = by_name_.equal_range(name);
-  for (auto it = first; it != last; ++it)
-    if (it->second->context.ids == context.ids) return touch(it->second, proven);
+  const auto [at, is_new] = by_name_[name].try_emplace(tail_of(context.ids));
+  if (!is_new) return touch(at->second, proven);
   List& list = proven ? proven_ : fresh_;
   list.push_back({std::move(context), name, proven});
-  by_name_.emplace(name, std::prev(list.end()));
+  at->second = std::prev(list.end());
   count(list.back(), 1);
 }
 
 void Resident::erase(List::iterator held) {
   count(*held, -1);
-  const auto [first, last] = by_name_.equal_range(held->name);
-  by_name_.erase(std::find_if(first, last, [&](const auto& named) { return named.second == held; }));
+  const auto named = by_name_.find(held->name);
+  named->second.erase(tail_of(held->context.ids));
+  if (named->second.empty()) by_name_.erase(named);
   (held->is_proven ? proven_ : fresh_).erase(held);
   ++evicted_;
 }

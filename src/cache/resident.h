@@ -11,6 +11,7 @@
 #pragma once
 
 #include <list>
+#include <map>
 #include <optional>
 #include <span>
 #include <unordered_map>
@@ -42,6 +43,7 @@ class Resident {
     bool is_proven = false;
   };
   using List = std::list<Held>;
+  using Tail = std::vector<TokenId>;  // the ids after the whole blocks
   List::iterator best(const std::vector<Digest>& names, std::span<const TokenId> ids) const;
   void count(const Held& held, int sign);
   void erase(List::iterator held);
@@ -49,7 +51,7 @@ class Resident {
   void touch(List::iterator held, bool proven);
 
   List fresh_, proven_;
-  std::unordered_multimap<Digest, List::iterator, DigestHash> by_name_;
+  std::unordered_map<Digest, std::map<Tail, List::iterator>, DigestHash> by_name_;
   std::unordered_map<const std::byte*, int> pages_;  // states that hold it
   int64_t bytes_ = 0, evicted_ = 0;
 };

@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <random>
 
 namespace hadal::cache {
@@ -21,8 +22,11 @@ namespace {
 
 constexpr int64_t kSecond = 1'000'000'000;
 constexpr auto kScanEvery = std::chrono::seconds(30);
-constexpr int64_t kSilence = 30 * kSecond, kPartAge = 3600 * kSecond, kOwnPartAge = 60 * kSecond;
-constexpr size_t kMostSaves = 16;  // waiting; more would hold memory that conversations need
+constexpr auto kSilence = std::chrono::seconds(30), kLastSaves = std::chrono::seconds(10);
+constexpr int64_t kPartAge = 3600 * kSecond, kOwnPartAge = 60 * kSecond;
+constexpr size_t kMostSaves = 16;                      // waiting; more would hold memory that conversations need
+constexpr size_t kMostAnswerBytes = size_t{64} << 20;  // the same
+constexpr int64_t kFileBlock = 4096;                   // what even a small file takes
 
 int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
@@ -35,10 +39,19 @@ double thread_cpu_seconds() {
 }
 double seconds_since(int64_t start) { return static_cast<double>(now_ns() - start) / kSecond; }
 
+// Of the machine since its start and the space of process numbers, without which a number says nothing.
 std::string host_mark() {
-  char host[256] = {};
+  char host[256] = {}, space[64] = {};
   ::gethostname(host, sizeof host - 1);
-  return hex(sha256(host)).substr(0, 8);
+  if (::readlink("/proc/self/ns/pid", space, sizeof space - 1) < 0) space[0] = 0;
+  std::string boot;
+  std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
+  return hex(sha256(fmt::format("{}\n{}\n{}", host, space, boot))).substr(0, 8);
+}
+
+// Answers are small and many: what their files take counts, not what is in them.
+int64_t bytes_on_disk(const UnitHeader& header, int64_t bytes) {
+  return header.is_answer() ? (bytes + kFileBlock - 1) / kFileBlock * kFileBlock : bytes;
 }
 
 constexpr std::string_view kPart = ".part-";  // .part-HOST-PID-RANDOM-N
@@ -56,12 +69,23 @@ Store::Store(StoreOptions options)
       disk_(options_.disk ? *options_.disk : real_disk_),
       part_prefix_(fmt::format("{}{}-{}-{:08x}-", kPart, host_mark(), ::getpid(), std::random_device{}())) {}
 
-Result<std::unique_ptr<Store>> Store::open(StoreOptions options) {
+void make_cache_directory(const std::string& directory) {
   std::error_code error;
-  if (!options.read_only && std::filesystem::create_directories(options.directory, error))
-    ::chmod(options.directory.c_str(), 0700);
+  if (std::filesystem::create_directories(directory, error)) ::chmod(directory.c_str(), 0700);
+}
+
+Result<std::unique_ptr<Store>> Store::open(StoreOptions options) {
+  if (!options.read_only) make_cache_directory(options.directory);
   std::unique_ptr<Store> store(new Store(std::move(options)));
   HADAL_TRY(store->rescan());
+  const StoreOptions& with = store->options_;
+  struct stat about {};
+  if (with.warn && ::stat(with.directory.c_str(), &about) == 0 && (about.st_mode & (S_IWGRP | S_IWOTH)) != 0)
+    with.warn(fmt::format("context cache: {} may be written by others (mode {:03o}): what they put there is read",
+                          with.directory, about.st_mode & 0777));
+  if (with.warn && store->counters_.evicted > 0)
+    with.warn(fmt::format("context cache: {} units of {} were removed to fit its budget of {:.1f} GiB",
+                          store->counters_.evicted, with.directory, static_cast<double>(with.budget) / (1 << 30)));
   store->saver_ = std::thread([s = store.get()] { s->save_loop(); });
   store->loader_ = std::thread([s = store.get()] { s->load_loop(); });
   return store;
@@ -71,6 +95,7 @@ Store::~Store() {
   {
     const std::lock_guard lock(queue_mutex_);
     stopping_ = true;
+    give_up_ = std::chrono::steady_clock::now() + kLastSaves;
   }
   work_.notify_all();
   if (saver_.joinable()) saver_.join();
@@ -82,7 +107,7 @@ Store::~Store() {
 void Store::insert(Unit unit) {
   erase(unit.file);
   by_name_[unit.name].push_back(unit.file);
-  by_use_.emplace(unit.used_ns, -unit.end, unit.file);
+  by_use(unit).emplace(unit.used_ns, -unit.end, unit.file);
   ++counters_.units;
   counters_.bytes += unit.bytes;
   const std::string file = unit.file;
@@ -96,7 +121,7 @@ void Store::erase(const std::string& file) {
   const auto named = by_name_.find(unit.name);
   std::erase(named->second, file);
   if (named->second.empty()) by_name_.erase(named);
-  by_use_.erase({unit.used_ns, -unit.end, file});
+  by_use(unit).erase({unit.used_ns, -unit.end, file});
   --counters_.units;
   counters_.bytes -= unit.bytes;
   units_.erase(it);
@@ -142,7 +167,7 @@ Status Store::rescan() {
     const auto header = read_unit_header(disk_, options_.directory, file, size);
     if (header.ok()) {
       const UnitHeader& h = header.value();
-      found.push_back({h.parent, h.name, h.begin, h.end, size, time(), file});
+      found.push_back({h.parent, h.name, h.begin, h.end, bytes_on_disk(h, size), time(), file});
     } else if (header.error().code == Code::kCorrupt && !options_.read_only) {
       disk_.unlink(path);
       ++n_damaged;
@@ -206,9 +231,10 @@ void Store::use(const std::vector<Unit>& units) {
     for (const Unit& unit : units) {
       const auto it = units_.find(unit.file);
       if (it == units_.end()) continue;
-      by_use_.erase({it->second.used_ns, -it->second.end, unit.file});
+      ByUse& order = by_use(it->second);
+      order.erase({it->second.used_ns, -it->second.end, unit.file});
       it->second.used_ns = time;
-      by_use_.emplace(time, -it->second.end, unit.file);
+      order.emplace(time, -it->second.end, unit.file);
     }
   }
   if (options_.read_only) return;
@@ -225,11 +251,15 @@ void Store::remove_damaged(const std::string& file) {
 
 std::vector<std::string> Store::make_room(int64_t bytes) {
   std::vector<std::string> evicted;
-  while (!by_use_.empty() && counters_.bytes + bytes > options_.budget) {
-    evicted.push_back(std::get<2>(*by_use_.begin()));
+  const auto evict = [&](const ByUse& order) {
+    evicted.push_back(std::get<2>(*order.begin()));
     erase(evicted.back());
     ++counters_.evicted;
-  }
+  };
+  while (answers_by_use_.size() > kMostAnswers) evict(answers_by_use_);
+  while (counters_.units > 0 && counters_.bytes + bytes > options_.budget)
+    evict(by_use_.empty() || (!answers_by_use_.empty() && *answers_by_use_.begin() < *by_use_.begin()) ? answers_by_use_
+                                                                                                       : by_use_);
   return evicted;
 }
 
@@ -263,7 +293,7 @@ StoreCounters Store::counters() const {
 // With mutex_.
 void Store::failed(const Error& error) {
   ++counters_.failed;
-  silent_until_ns_ = now_ns() + kSilence;
+  silent_until_ = std::chrono::steady_clock::now() + kSilence;
   if (!failing_ && options_.warn) options_.warn("context cache: " + error.message + "; serving without it for now");
   failing_ = true;
 }
@@ -333,22 +363,21 @@ void Store::load_loop() {
 // ---- answers
 
 void Store::tell_answers(std::vector<Unit> units) {
-  std::erase_if(units, [](const Unit& unit) { return !unit.is_answer(); });
+  std::erase_if(units, [&](const Unit& unit) { return !unit.is_answer() || unit.parent != root({}); });
   std::sort(units.begin(), units.end(), [](const Unit& a, const Unit& b) { return a.used_ns < b.used_ns; });
   const std::lock_guard lock(answer_mutex_);
   if (!on_answer_) return;
   for (const Unit& unit : units) {
-    if (unit.parent != root({})) continue;  // another model's
     const auto answer = read_unit_answer(disk_, options_.directory, unit.file);
     if (answer.ok()) {
-      on_answer_(unit.file, answer.value());
+      on_answer_(answer.value());
     } else if (answer.error().code == Code::kCorrupt) {
       remove_damaged(unit.file);
     }
   }
 }
 
-void Store::on_answer(std::function<void(const std::string&, const std::string&)> call, int64_t most_bytes) {
+void Store::on_answer(std::function<void(const std::string&)> call, int64_t most_bytes) {
   {
     const std::lock_guard lock(answer_mutex_);
     on_answer_ = std::move(call);
@@ -356,11 +385,11 @@ void Store::on_answer(std::function<void(const std::string&, const std::string&)
   std::vector<Unit> latest;
   {
     const std::lock_guard lock(mutex_);
-    int64_t bytes = 0;
-    for (auto it = by_use_.rbegin(); it != by_use_.rend() && bytes <= most_bytes; ++it) {
+    for (auto it = answers_by_use_.rbegin(); it != answers_by_use_.rend(); ++it) {
       const Unit& unit = units_.at(std::get<2>(*it));
-      if (!unit.is_answer()) continue;
-      bytes += unit.bytes;
+      if (unit.parent != root({})) continue;  // another model's
+      most_bytes -= unit.bytes;
+      if (most_bytes < 0) break;
       latest.push_back(unit);
     }
   }
@@ -377,7 +406,7 @@ Status Store::save(const std::vector<Digest>& names, const kv::Context& context)
     const std::lock_guard lock(mutex_);
     std::vector<char> no_cover;
     if (cover(names, end, no_cover, below)) return {};
-    if (now_ns() < silent_until_ns_ || options_.read_only) {
+    if (is_silent() || options_.read_only) {
       ++counters_.skipped;
       return {};
     }
@@ -407,37 +436,46 @@ Status Store::save(const std::vector<Digest>& names, const kv::Context& context)
 
 Status Store::save_answer(const std::string& answer) {
   NewUnit unit(root({}), options_.identity.model, answer);
+  bool is_there = false;
   {
     const std::lock_guard lock(mutex_);
-    if (units_.contains(unit.file_name())) return {};
-    if (now_ns() < silent_until_ns_ || options_.read_only || unit.bytes() > options_.budget) {
+    is_there = units_.contains(unit.file_name());
+    if (!is_there &&
+        (is_silent() || options_.read_only || bytes_on_disk(unit.header(), unit.bytes()) > options_.budget)) {
       ++counters_.skipped;
       return {};
     }
   }
-  return add(unit);
+  if (!is_there) return add(unit);
+  use({{.file = unit.file_name()}});
+  return {};
 }
 
 Status Store::add(NewUnit& unit) {
   const int64_t start = now_ns();
   const double cpu_start = thread_cpu_seconds();
+  const UnitHeader& header = unit.header();
+  const int64_t bytes = bytes_on_disk(header, unit.bytes());
   std::string part;
   std::vector<std::string> evicted;
   {
     const std::lock_guard lock(mutex_);
-    evicted = make_room(unit.bytes());
+    evicted = make_room(bytes);
     part = part_prefix_ + std::to_string(n_parts_++);
   }
   unlink_all(evicted);
-  const Status written = unit.write(disk_, options_.directory, part);
+  Status written = unit.write(disk_, options_.directory, part);
+  if (!written.ok() && written.error().code == Code::kNotFound) {  // somebody has removed the directory
+    make_cache_directory(options_.directory);
+    written = unit.write(disk_, options_.directory, part);
+  }
   const std::lock_guard lock(mutex_);
   if (!written.ok()) {
     failed(written.error());
     return written;
   }
   failing_ = false;
-  const UnitHeader& header = unit.header();
-  insert({header.parent, header.name, header.begin, header.end, unit.bytes(), now_ns(), unit.file_name()});
+  insert({header.parent, header.name, header.begin, header.end, bytes, now_ns(), unit.file_name()});
   ++counters_.saved;
   counters_.saved_bytes += unit.bytes();
   counters_.save_s += seconds_since(start);
@@ -446,7 +484,7 @@ Status Store::add(NewUnit& unit) {
 }
 
 void Store::save_later(std::vector<Digest> names, kv::Context context) {
-  SaveJob job{std::move(names), std::move(context), {}, {}};
+  SaveJob job{std::move(names), std::move(context), {}};
   {
     const std::lock_guard lock(queue_mutex_);
     if (n_states_ >= kMostSaves) {
@@ -461,20 +499,16 @@ void Store::save_later(std::vector<Digest> names, kv::Context context) {
   work_.notify_all();
 }
 
-std::string Store::save_answer_later(std::string answer) {
-  const std::string file = NewUnit(root({}), options_.identity.model, answer).file_name();
+void Store::save_answer_later(std::string answer) {
   {
     const std::lock_guard lock(queue_mutex_);
-    saves_.push_back({{}, std::nullopt, std::move(answer), {}});
-  }
-  work_.notify_all();
-  return file;
-}
-
-void Store::use_later(std::string file) {
-  {
-    const std::lock_guard lock(queue_mutex_);
-    saves_.push_back({{}, std::nullopt, {}, std::move(file)});
+    if (n_answer_bytes_ + answer.size() > kMostAnswerBytes) {
+      const std::lock_guard counters_lock(mutex_);
+      ++counters_.skipped;
+      return;
+    }
+    n_answer_bytes_ += answer.size();
+    saves_.push_back({{}, std::nullopt, std::move(answer)});
   }
   work_.notify_all();
 }
@@ -492,7 +526,8 @@ void Store::flush() {
 
 void Store::save_loop() {
   ::setpriority(PRIO_PROCESS, 0, 10);  // of this thread: decoding comes first
-  auto scanned = std::chrono::steady_clock::now();
+  using Clock = std::chrono::steady_clock;
+  auto scanned = Clock::now();
   while (true) {
     std::optional<SaveJob> job;
     {
@@ -500,23 +535,32 @@ void Store::save_loop() {
       saving_ = false;
       if (saves_.empty()) idle_.notify_all();
       work_.wait_until(lock, scanned + kScanEvery, [this] { return stopping_ || !saves_.empty(); });
-      if (saves_.empty() && stopping_) return;
-      if (saves_.empty()) {
-        lock.unlock();
-        scanned = std::chrono::steady_clock::now();
-        if (const Status status = rescan(); !status.ok()) {
-          const std::lock_guard index_lock(mutex_);
-          failed(status.error());
-        }
-        continue;
+      if (stopping_ && !saves_.empty() && Clock::now() >= give_up_) {
+        if (options_.warn)
+          options_.warn(
+              fmt::format("context cache: the disk is slow; {} states and answers were not saved", saves_.size()));
+        return;
       }
-      job.emplace(std::move(saves_.front()));
-      saves_.pop_front();
-      saving_ = true;
+      if (saves_.empty() && stopping_) return;
+      if (!saves_.empty() && (stopping_ || Clock::now() < scanned + kScanEvery)) {
+        job.emplace(std::move(saves_.front()));
+        saves_.pop_front();
+        if (!job->context) n_answer_bytes_ -= job->answer.size();
+        saving_ = true;
+      }
     }
-    if (!job->used.empty()) use({{.file = job->used}});
-    if (!job->answer.empty()) (void)save_answer(job->answer);  // failures are counted
-    if (!job->context) continue;
+    if (!job) {
+      scanned = Clock::now();
+      if (const Status status = rescan(); !status.ok()) {
+        const std::lock_guard lock(mutex_);
+        failed(status.error());
+      }
+      continue;
+    }
+    if (!job->context) {
+      (void)save_answer(job->answer);  // failures are counted
+      continue;
+    }
     (void)save(job->names, *job->context);
     const std::lock_guard lock(queue_mutex_);
     --n_states_;

@@ -19,6 +19,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -70,11 +71,14 @@ struct Found {
   int64_t bytes() const;
 };
 
+// Makes it where it is missing, mode 0700.
+void make_cache_directory(const std::string& directory);
+
 class Store {
  public:
   // Makes the directory, mode 0700. kIo: it cannot be made or read.
   static Result<std::unique_ptr<Store>> open(StoreOptions options);
-  ~Store();  // what save_later() holds is written first
+  ~Store();  // what save_later() holds is written first, for up to ten seconds
 
   const Identity& identity() const { return options_.identity; }
   Digest root(std::string_view space) const { return root_name(space, options_.identity, *options_.layout); }
@@ -97,12 +101,12 @@ class Store {
   void collect();  // releases what has been saved; the owner of the states calls it
   void flush();    // waits until all that save_later() was given is written
 
-  // Returns the file that it will be.
-  std::string save_answer_later(std::string answer);
-  void use_later(std::string file);  // of an answer: the conversation goes on
-  // call: of the latest answers of this model that are there, `most_bytes` of files at most, the oldest of them first;
-  // then of each that another process adds, on the saving thread. Empty: no more calls.
-  void on_answer(std::function<void(const std::string& file, const std::string& answer)> call, int64_t most_bytes);
+  // Of one that is there already, that it was used: the conversation goes on. The kMostAnswers used last are kept.
+  void save_answer_later(std::string answer);
+  static constexpr size_t kMostAnswers = 16384;
+  // call: of the answers of this model that are there and were used last, `most_bytes` of files at most, the oldest of
+  // them first; then of each that another process adds, on the saving thread. Empty: no more calls.
+  void on_answer(std::function<void(const std::string& answer)> call, int64_t most_bytes);
 
   StoreCounters counters() const;
   std::vector<Unit> units();  // by name of file
@@ -111,11 +115,12 @@ class Store {
   Status prune(int64_t bytes);
 
  private:
+  using ByUse = std::set<std::tuple<int64_t, int64_t, std::string>>;  // used_ns, -end, file
   explicit Store(StoreOptions options);
-  struct SaveJob {  // a state, an answer, or a file that was used
+  struct SaveJob {  // a state, or an answer
     std::vector<Digest> names;
     std::optional<kv::Context> context;
-    std::string answer, used;
+    std::string answer;
   };
   struct LoadJob {
     std::shared_ptr<Loading> loading;
@@ -136,7 +141,9 @@ class Store {
   // The units of [0, end), the fewest first; false: a piece is missing. no_cover: ends known to have none.
   bool cover(const std::vector<Digest>& names, int64_t end, std::vector<char>& no_cover,
              std::vector<Unit>& units) const;
+  ByUse& by_use(const Unit& unit) { return unit.is_answer() ? answers_by_use_ : by_use_; }
   std::vector<std::string> make_room(int64_t bytes);  // erased; their files are still to be removed
+  bool is_silent() const { return std::chrono::steady_clock::now() < silent_until_; }
   void failed(const Error& error);
   void save_loop();
   void load_loop();
@@ -149,21 +156,23 @@ class Store {
   mutable std::mutex mutex_;
   std::unordered_map<Digest, std::vector<std::string>, DigestHash> by_name_;  // files of the units that end there
   std::map<std::string, Unit> units_;                                         // by file
-  std::set<std::tuple<int64_t, int64_t, std::string>> by_use_;                // used_ns, -end, file
-  int64_t silent_until_ns_ = 0, n_parts_ = 0;
+  ByUse by_use_, answers_by_use_;
+  std::chrono::steady_clock::time_point silent_until_;
+  int64_t n_parts_ = 0;
   bool failing_ = false;
   StoreCounters counters_;
 
   std::mutex queue_mutex_;
   std::condition_variable work_, idle_;
   std::deque<SaveJob> saves_;
-  size_t n_states_ = 0;  // in saves_
+  size_t n_states_ = 0, n_answer_bytes_ = 0;  // in saves_
   std::vector<SaveJob> saved_;
   std::deque<LoadJob> loads_;
   std::function<void()> on_loaded_;
   std::mutex answer_mutex_;  // while it is called, it does not change
-  std::function<void(const std::string&, const std::string&)> on_answer_;
+  std::function<void(const std::string&)> on_answer_;
   bool saving_ = false, stopping_ = false;
+  std::chrono::steady_clock::time_point give_up_;  // once it is stopping
   std::thread saver_, loader_;
 };
 

@@ -63,7 +63,7 @@ class NewUnit {
   const UnitHeader& header() const { return header_; }
   std::string file_name() const { return unit_file_name(header_.name, header_.begin); }
   int64_t bytes() const;
-  // Writes, syncs and renames; `part` is the file's name until then.
+  // Writes, syncs (answers not) and renames; `part` is the file's name until then.
   Status write(Disk& disk, const std::string& directory, const std::string& part);
 
  private:

@@ -6,10 +6,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <ctime>
+#include <filesystem>
 #include <iostream>
 #include <iterator>
 #include <map>
 #include <memory>
+#include <set>
 
 #include "base/file.h"
 #include "cache/unit.h"
@@ -58,10 +61,12 @@ Result<std::vector<Listed>> list_units(const std::string& directory, std::vector
     Listed listed{.file = file, .header = {}};
     const auto header = cache::read_unit_header(disk, directory, file, listed.bytes);
     struct stat about {};
-    if (!header.ok() || disk.stat(directory + "/" + file, about) != 0) {
-      damaged.push_back(header.ok() ? directory + "/" + file + ": it has just gone" : header.error().message);
-      continue;
+    if (!header.ok()) {
+      const Code code = header.error().code;
+      if (code == Code::kCorrupt || code == Code::kIo) damaged.push_back(header.error().message);
+      continue;  // else it has just gone, or is another version's
     }
+    if (disk.stat(directory + "/" + file, about) != 0) continue;
     listed.header = header.value();
     listed.age_s = std::chrono::duration<double>(now).count() - static_cast<double>(about.st_mtim.tv_sec);
     units.push_back(std::move(listed));
@@ -146,34 +151,43 @@ Result<int> stat(const CacheCommand& command) {
   return 0;
 }
 
-// Every byte is read. Nothing is removed: a server does that when it meets it, or prune.
+// Every byte is read. Nothing is removed: a server does that when it meets it, or prune. A server may write and remove
+// units meanwhile.
 Result<int> verify(const CacheCommand& command) {
   const std::string directory = directory_of(command);
   std::vector<std::string> wrong;
   const auto units = HADAL_TRY(list_units(directory, wrong));
+  std::set<Digest> ends;
+  for (const Listed& unit : units) ends.insert(unit.header.name);
   cache::Disk disk;
   ProgressBar bar("units");
   for (size_t i = 0; i < units.size(); ++i) {
     bar.update(static_cast<int64_t>(i), static_cast<int64_t>(units.size()));
-    if (const Status checked = cache::check_unit(disk, directory, units[i].file); !checked.ok())
-      wrong.push_back(checked.error().message);
-    const auto stands_on = [&](const Listed& other) { return other.header.name == units[i].header.parent; };
-    if (units[i].header.begin > 0 && std::none_of(units.begin(), units.end(), stands_on))
+    const Status checked = cache::check_unit(disk, directory, units[i].file);
+    if (!checked.ok() && checked.error().code != Code::kNotFound) wrong.push_back(checked.error().message);
+    if (units[i].header.begin > 0 && !ends.contains(units[i].header.parent))
       wrong.push_back(fmt::format("{}/{}: nothing there ends where it begins, at token {}", directory, units[i].file,
                                   units[i].header.begin));
   }
   bar.clear();
   std::vector<std::string> names;
   (void)disk.list(directory, names);
-  for (const std::string& name : names)
-    if (name != "." && name != ".." && !cache::is_unit_file_name(name))
+  constexpr int64_t kBeingWritten = 60;  // seconds
+  for (const std::string& name : names) {
+    struct stat about {};
+    if (name == "." || name == ".." || cache::is_unit_file_name(name) || disk.stat(directory + "/" + name, about) != 0)
+      continue;
+    if (std::time(nullptr) - about.st_mtim.tv_sec > kBeingWritten)
       wrong.push_back(directory + "/" + name + ": no unit, or one that was never finished");
+  }
   for (const std::string& line : wrong) fmt::print("{}\n", line);
   fmt::print("{} units, {} wrong\n", units.size(), wrong.size());
   return wrong.empty() ? 0 : 1;
 }
 
 Result<int> prune(const CacheCommand& command) {
+  if (!std::filesystem::is_directory(directory_of(command)))
+    return Error{Code::kNotFound, directory_of(command) + ": expected a directory, found none"};
   cache::StoreOptions options{.directory = directory_of(command), .budget = INT64_MAX / 2};
   options.layout = std::make_shared<const kv::Layout>();
   const auto store = HADAL_TRY(cache::Store::open(std::move(options)));
@@ -287,7 +301,7 @@ void add_cache(CLI::App& app, int& exit_status) {
   verb("prune", "Remove the least recently used units, and what was never finished", prune)
       ->add_option("--keep", o->keep_gib, "as much may stay (0)")
       ->type_name("GIB")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0.0, 1e6));
   CLI::App* why = verb("explain", "How much of a prompt is there, and where it parts from the rest", explain);
   why->add_option("file", o->file, "body of a chat completion (JSON); -: stdin")->required();
   add_model_option(*why, o->model);

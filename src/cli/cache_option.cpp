@@ -16,6 +16,7 @@ namespace hadal::cli {
 void add_cache_options(CLI::App& command, CacheOptions& options) {
   command.add_option("--cache-dir", options.directory, "states of conversations (~/.cache/hadal/kv)")->type_name("DIR");
   command.add_option("--cache-budget", options.budget_gib, "0: none (a tenth of the free disk, at most 64)")
+      ->check(CLI::Range(0.0, 1e6))
       ->type_name("GIB")
       ->check(CLI::NonNegativeNumber);
 }
@@ -58,7 +59,7 @@ Result<std::unique_ptr<cache::Store>> open_store(const CacheOptions& options, en
                             .warn = warn};
   if (options.budget_gib < 0) {
     std::error_code error;
-    std::filesystem::create_directories(directory, error);
+    cache::make_cache_directory(directory);
     uintmax_t room = std::filesystem::space(directory, error).available;
     for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
       std::error_code gone;

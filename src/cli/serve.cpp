@@ -132,6 +132,7 @@ void add_serve(CLI::App& app, int& exit_status) {
   option("--max-queue", options->limits.max_waiting, "N", "requests that wait (64)")->check(CLI::Range(1, 65536));
   option("--max-concurrency-per-key", options->limits.max_per_key, "N", "(no limit)")->check(CLI::Range(0, 65536));
   option("--kv-gib", options->kv_gib, "G", "memory of conversations (half of what is free)")
+      ->check(CLI::Range(0.0, 1e6))
       ->check(CLI::PositiveNumber);
   add_cache_options(*command, options->cache);
   command->add_flag("--cache-shared", options->limits.share_cache, "between all keys and users");

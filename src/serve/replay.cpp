@@ -103,9 +103,9 @@ ReplayMemory::ReplayMemory(cache::Store* store, int vocab_size, int64_t most_byt
     : store_(store), most_bytes_(most_bytes) {
   if (!store_) return;
   store_->on_answer(
-      [this, vocab_size](const std::string& file, const std::string& text) {
+      [this, vocab_size](const std::string& text) {
         if (auto read = of_text(text, vocab_size))
-          keep(std::make_shared<const Said>(std::move(read->said)), std::move(read->keys), file);
+          keep(std::make_shared<const Said>(std::move(read->said)), std::move(read->keys));
       },
       most_bytes_);
 }
@@ -118,19 +118,23 @@ void ReplayMemory::remember(const std::string& space, const Digest& prompt, Said
   std::vector<Digest> keys;
   for (const SaidCall& call : said.calls) keys.push_back(call_key(space, call.id));
   keys.push_back(prompt_key(space, prompt, said.content));
-  std::string file;
-  if (store_) file = store_->save_answer_later(to_text(said, keys));
-  keep(std::make_shared<const Said>(std::move(said)), std::move(keys), std::move(file));
+  if (store_) store_->save_answer_later(to_text(said, keys));
+  keep(std::make_shared<const Said>(std::move(said)), std::move(keys));
 }
 
-void ReplayMemory::keep(std::shared_ptr<const Said> said, std::vector<Digest> keys, std::string file) {
-  Kept kept{std::move(said), std::move(keys), 0, std::move(file), now()};
+void ReplayMemory::keep(std::shared_ptr<const Said> said, std::vector<Digest> keys) {
+  if (keys.empty()) return;
+  Kept kept{std::move(said), std::move(keys), 0, now()};
   kept.bytes =
       static_cast<int64_t>(sizeof(Kept) + sizeof(Said) + kept.said->reasoning.size() + kept.said->content.size() +
-                           kept.said->ids.size() * sizeof(TokenId) + kept.file.size() + kept.keys.size() * 200);
+                           kept.said->ids.size() * sizeof(TokenId) + kept.keys.size() * 200);
   for (const SaidCall& call : kept.said->calls)
     kept.bytes += static_cast<int64_t>(call.id.size() + call.name.size() + call.arguments.size());
   const std::lock_guard lock(mutex_);
+  if (const auto it = by_key_.find(kept.keys[0]); it != by_key_.end() && it->second->said->ids == kept.said->ids) {
+    kept_.splice(kept_.end(), kept_, it->second);  // said again, or told again
+    return;
+  }
   bytes_ += kept.bytes;
   kept_.push_back(std::move(kept));
   for (const Digest& key : kept_.back().keys)
@@ -144,8 +148,8 @@ void ReplayMemory::keep(std::shared_ptr<const Said> said, std::vector<Digest> ke
 }
 
 std::shared_ptr<const Said> ReplayMemory::find(const Digest& key) {
-  std::string used;
   std::shared_ptr<const Said> said;
+  std::vector<Digest> keys;
   {
     const std::lock_guard lock(mutex_);
     const auto it = by_key_.find(key);
@@ -153,12 +157,12 @@ std::shared_ptr<const Said> ReplayMemory::find(const Digest& key) {
     Kept& kept = *it->second;
     kept_.splice(kept_.end(), kept_, it->second);
     said = kept.said;
-    if (const double time = now(); time - kept.used > kTellAgain) {
-      kept.used = time;
-      used = kept.file;
+    if (const double time = now(); store_ && time - kept.told > kTellAgain) {
+      kept.told = time;
+      keys = kept.keys;
     }
   }
-  if (store_ && !used.empty()) store_->use_later(std::move(used));
+  if (!keys.empty()) store_->save_answer_later(to_text(*said, keys));
   return said;
 }
 

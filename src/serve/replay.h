@@ -51,11 +51,10 @@ class ReplayMemory {
     std::shared_ptr<const Said> said;
     std::vector<Digest> keys;
     int64_t bytes = 0;
-    std::string file;  // of the store
-    double used = 0;   // when the store last heard of it, seconds
+    double told = 0;  // when the store last heard of it, seconds
   };
   using List = std::list<Kept>;
-  void keep(std::shared_ptr<const Said> said, std::vector<Digest> keys, std::string file);
+  void keep(std::shared_ptr<const Said> said, std::vector<Digest> keys);
   std::shared_ptr<const Said> find(const Digest& key);
 
   cache::Store* const store_;

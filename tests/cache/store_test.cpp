@@ -368,7 +368,7 @@ TEST(Store, HostileFilesAreRefusedBeforeTheyCostAnything) {
   }
   EXPECT_EQ(store->find(names, 128 * 60).length(), 0);
   EXPECT_FALSE(fs::exists(sparse));
-  store->on_answer([](const std::string& file, const std::string&) { FAIL() << file; }, 1 << 20);
+  store->on_answer([](const std::string& answer) { FAIL() << answer; }, 1 << 20);
   EXPECT_FALSE(fs::exists(empty));
   store->on_answer({}, 0);
 }
@@ -493,8 +493,7 @@ TEST(Store, ADiskThatFailsAtAnyCallCostsNothingButTheCache) {
         store.save_answer_later("what was said");
         store.flush();
         int64_t n_said = 0;
-        store.on_answer([&](const std::string&, const std::string& answer) { n_said += answer == "what was said"; },
-                        1 << 20);
+        store.on_answer([&](const std::string& answer) { n_said += answer == "what was said"; }, 1 << 20);
         EXPECT_LE(n_said, 1);
         EXPECT_LE(warnings, 1);
         if (!saved) {
@@ -574,11 +573,71 @@ TEST(Store, ADirectoryThatCannotBeMadeOrWrittenIsSaid) {
   };
   const auto store = Store::open(with).value();
   fs::remove_all(with.directory);
+  std::ofstream(with.directory) << "no directory";
   const auto ids = ids_of(11, 256);
   for (int i = 0; i < 3; ++i) (void)store->save(names_of(ids), state_of(ids));
   EXPECT_EQ(warnings, 1);
   EXPECT_EQ(store->counters().failed, 1);
   EXPECT_EQ(store->counters().skipped, 2);
+}
+
+TEST(Store, MakesItsDirectoryForItsOwnerAndMakesItAgain) {
+  const std::string directory = testing::temp_dir("store-mode") + "/deep/cache";
+  make_cache_directory(directory);
+  EXPECT_EQ(fs::status(directory).permissions(), fs::perms::owner_all);
+  const auto store = Store::open(options(directory)).value();
+  fs::remove_all(directory);
+  const auto ids = ids_of(40, 256);
+  ASSERT_TRUE(store->save(names_of(ids), state_of(ids)).ok());
+  EXPECT_EQ(fs::status(directory).permissions(), fs::perms::owner_all);
+  EXPECT_EQ(store->counters().failed, 0);
+  fs::permissions(directory, fs::perms::all);
+  StoreOptions with = options(directory);
+  std::vector<std::string> warnings;
+  with.warn = [&](const std::string& line) { warnings.push_back(line); };
+  with.budget = 100;
+  const auto again = Store::open(with).value();
+  ASSERT_EQ(warnings.size(), 2u);
+  EXPECT_NE(warnings[0].find("may be written by others (mode 777)"), std::string::npos) << warnings[0];
+  EXPECT_NE(warnings[1].find("1 units of"), std::string::npos) << warnings[1];
+}
+
+// Nobody waits long for a disk that has stopped, at the end, and memory does not fill.
+TEST(Store, AnswersThatAStuckDiskCannotTakeAreDropped) {
+  class Stuck : public testing::FastDisk {
+   public:
+    int rename(const std::string& from, const std::string& to) override {
+      while (is_stuck) ::usleep(1000);
+      return Disk::rename(from, to);
+    }
+    std::atomic<bool> is_stuck{true};
+  } disk;
+  const std::string directory = testing::temp_dir("store-stuck") + "/cache";
+  const auto store = Store::open(options(directory, &disk)).value();
+  for (int i = 0; i < 100; ++i) store->save_answer_later(std::string(1 << 20, static_cast<char>('a' + i % 26)));
+  EXPECT_GT(store->counters().skipped, 30);
+  disk.is_stuck = false;
+  store->flush();
+  EXPECT_EQ(store->counters().saved, 26) << "the others are the same";
+}
+
+TEST(Store, TheLatestAnswersOfThisModelAreTold) {
+  const std::string directory = testing::temp_dir("store-told") + "/cache";
+  StoreOptions other = options(directory);
+  other.identity.fingerprint = "another";
+  const auto mine = Store::open(options(directory)).value(), foreign = Store::open(other).value();
+  for (int i = 0; i < 10; ++i) mine->save_answer_later("mine " + std::to_string(i));
+  mine->flush();
+  for (int i = 0; i < 50; ++i) foreign->save_answer_later("foreign " + std::to_string(i));
+  foreign->flush();
+  ASSERT_TRUE(mine->rescan().ok());
+  mine->save_answer_later("mine 2");  // used again
+  mine->flush();
+  EXPECT_EQ(mine->counters().units, 60);
+  std::vector<std::string> told;
+  mine->on_answer([&](const std::string& answer) { told.push_back(answer); }, 3 * 4096);
+  EXPECT_EQ(told, (std::vector<std::string>{"mine 8", "mine 9", "mine 2"}));
+  mine->on_answer({}, 0);
 }
 
 TEST(Resident, FindsTheLongestSharesPagesAndLetsNewStatesGoFirst) {
@@ -617,6 +676,52 @@ TEST(Resident, FindsTheLongestSharesPagesAndLetsNewStatesGoFirst) {
   shared.trim(0);
   EXPECT_EQ(shared.bytes(), 0);
   EXPECT_EQ(shared.size(), 0u);
+}
+
+// Against a search through all of them, of ids that share much.
+TEST(Resident, FindsWhatASearchThroughAllWouldFind) {
+  std::mt19937_64 random(31);
+  Resident resident;
+  std::vector<std::vector<TokenId>> held;
+  const auto draw = [&] {
+    std::vector<TokenId> ids = ids_of(1, 128 * static_cast<int64_t>(random() % 3));
+    for (uint64_t n = random() % 12; n > 0; --n) ids.push_back(static_cast<TokenId>(2 + random() % 2));
+    return ids;
+  };
+  for (int i = 0; i < 2000; ++i) {
+    const auto ids = draw();
+    if (i % 4 == 0 && !ids.empty()) {
+      if (std::find(held.begin(), held.end(), ids) == held.end()) held.push_back(ids);
+      resident.keep(names_of(ids), state_of(ids), false);
+      ASSERT_EQ(resident.size(), held.size());
+    }
+    size_t longest = 0;
+    for (const auto& one : held)
+      if (one.size() < ids.size() && std::equal(one.begin(), one.end(), ids.begin()))
+        longest = std::max(longest, one.size());
+    ASSERT_EQ(resident.longest(names_of(ids), ids), static_cast<int64_t>(longest)) << i;
+  }
+  EXPECT_GT(held.size(), 100u);
+  resident.trim(0);
+  EXPECT_EQ(resident.longest(names_of(held[0]), ids_of(1, 300)), 0);
+}
+
+// Some thousand short conversations once took a walk through all of them for each request.
+TEST(Resident, ThousandsOfShortOnesAreFoundWithoutAWalk) {
+  Resident resident;
+  const auto none = names_of({});
+  const kv::Context state = state_of(ids_of(3, 8));
+  for (int i = 0; i < 20'000; ++i) {
+    std::vector<TokenId> ids{i % 60, i / 60 % 60, i / 3600};
+    for (int k = 0; k < 90; ++k) ids.push_back(5);
+    resident.keep(none, {state.state.fork(), ids}, false);
+  }
+  EXPECT_EQ(resident.size(), 20'000u);
+  std::vector<TokenId> ids{7, 11, 3};
+  for (int k = 0; k < 95; ++k) ids.push_back(5);
+  const auto held = resident.find(none, ids);
+  ASSERT_TRUE(held);
+  EXPECT_EQ(held->ids.size(), 93u);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -130,11 +131,19 @@ TEST(Program, ASessionGoesOnFromDiskAndCacheSaysWhatIsThere) {
       .seekp(700)
       .put('x')
       .put('y');
-  std::ofstream(home + "/kv/.part-0-1-2") << "torn";
+  for (const char* age : {"new", "old"}) {
+    const std::string part = home + "/kv/.part-0-1-" + age;
+    std::ofstream(part) << "torn";
+    if (age == std::string_view("old"))  // a new one may be in the making
+      std::filesystem::last_write_time(part, std::filesystem::file_time_type::clock::now() - std::chrono::hours(2));
+  }
   const Outcome verified = hadal("cache verify" + cache);
   EXPECT_EQ(verified.status, 1);
   EXPECT_NE(verified.out.find("2 wrong"), std::string::npos) << verified.out;
   EXPECT_EQ(hadal("cache prune" + cache).status, 0);
+  EXPECT_EQ(hadal("cache prune --cache-dir " + home + "/kw").status, 1);
+  EXPECT_FALSE(std::filesystem::exists(home + "/kw"));
+  EXPECT_EQ(hadal("cache prune --keep 1e12" + cache).status, 2);
   EXPECT_NE(hadal("cache stat" + cache).out.find("all                             0"), std::string::npos);
 }
 
