@@ -132,11 +132,9 @@ void Accounts::started(const std::string& name, int64_t prompt_tokens, double no
   account.tokens.add(now, prompt_tokens);
 }
 
-std::optional<PicoUsd> Accounts::finished(LedgerRow row, double now) {
+std::optional<PicoUsd> Accounts::finished(LedgerRow row, double now, bool is_owed) {
   const auto price = prices_ ? prices_->at(row.model, row.time_ms / 1000) : std::nullopt;
-  // What failed here is not the client's to pay.
-  const Cost cost =
-      price && row.finish != "error" ? price->of(row.prompt_tokens, row.hit_tokens, row.output_tokens) : Cost{};
+  const Cost cost = price && is_owed ? price->of(row.prompt_tokens, row.hit_tokens, row.output_tokens) : Cost{};
   row.cost = cost.total();
   {
     const std::lock_guard lock(mutex_);

@@ -44,8 +44,8 @@ class Accounts {
   int64_t concurrent(const std::string& name) const;  // answers at once; 0: no limit of its own
   // Counts a request that was let in. now: as in refusal().
   void started(const std::string& name, int64_t prompt_tokens, double now);
-  // Counts, prices and notes it. nullopt: it has no price.
-  std::optional<PicoUsd> finished(LedgerRow row, double now);
+  // Counts, prices and notes it; what is not owed costs nothing. nullopt: it has no price.
+  std::optional<PicoUsd> finished(LedgerRow row, double now, bool is_owed = true);
 
   json::Value balance(const std::string& name) const;
 

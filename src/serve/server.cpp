@@ -466,7 +466,8 @@ class ServerImpl final : public Server {
                   .user = turn.user.empty() ? "" : namespace_of(turn.user),
                   .endpoint = canonical(request.path),
                   .model = turn.model};
-    return [this, row = std::move(row)](const Answer& answer, const char* ending, const Timing& timing) mutable {
+    return [this, row = std::move(row)](const Answer& answer, const char* ending, bool is_owed,
+                                        const Timing& timing) mutable {
       row.finish = ending;
       row.seconds = timing.done;
       if (timing.started >= 0) {  // else nothing of it was read
@@ -475,7 +476,7 @@ class ServerImpl final : public Server {
       }
       row.output_tokens = answer.tokens;
       row.reasoning_tokens = answer.reasoning_tokens;
-      return accounts_->finished(std::move(row), now());
+      return accounts_->finished(std::move(row), now(), is_owed);
     };
   }
 

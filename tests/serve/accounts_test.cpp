@@ -204,7 +204,7 @@ TEST(Accounts, BalancesOutliveTheServer) {
     EXPECT_FALSE(accounts->refusal("a", 1));
     LedgerRow failed = row("a", 1000, 0, 1000);
     failed.finish = "error";
-    EXPECT_EQ(accounts->finished(failed, 1), 0);  // ours to pay
+    EXPECT_EQ(accounts->finished(failed, 1, false), 0);  // ours to pay
     LedgerRow other = row("a", 1000, 0, 1000);
     other.model = "unpriced";
     EXPECT_EQ(accounts->finished(other, 1), std::nullopt);
@@ -236,6 +236,16 @@ TEST(Accounts, BalancesOutliveTheServer) {
   ASSERT_EQ(sums.size(), 1u);
   EXPECT_EQ(sums[0].requests, 4);
   EXPECT_EQ(usd_text(sums[0].cost), "0.00255");
+}
+
+TEST(Accounts, WhatWasDeliveredCostsHoweverItEnded) {
+  const Files files;
+  files.write_prices();
+  const auto accounts = open({.prices = files.prices});
+  LedgerRow failed = row("", 100, 50, 10);
+  failed.finish = "error";
+  EXPECT_EQ(accounts->finished(failed, 1, true), 1550000000);
+  EXPECT_EQ(accounts->finished(failed, 1, false), 0);
 }
 
 TEST(Accounts, MissingFilesAreNamed) {
