@@ -74,13 +74,15 @@ void Accounts::reload() {
   if (!has_keys()) return;
   std::string stamp = stamp_of(options_.keys);
   if (stamp == keys_stamp_) return;
-  keys_stamp_ = std::move(stamp);
   auto keys = read_keys(options_.keys);
-  if (keys.ok()) {
-    keys_ = std::move(keys).value();
-  } else {
-    fmt::print(stderr, "hadal: {}; the keys stay what they were\n", keys.error().message);
-  }
+  // What is broken stays so until it changes; what could not be read may be the next time: a key that was taken back
+  // must not live on.
+  if (keys.ok() || keys.error().code == Code::kInvalid) keys_stamp_ = std::move(stamp);
+  if (keys.ok()) keys_ = std::move(keys).value();
+  const std::string failure = keys.ok() ? "" : keys.error().message;
+  if (!failure.empty() && failure != keys_failure_)
+    fmt::print(stderr, "hadal: {}; the keys stay what they were\n", failure);
+  keys_failure_ = failure;
 }
 
 std::variant<std::string, ApiError> Accounts::name_of(const HttpRequest& request) const {

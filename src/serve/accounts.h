@@ -34,7 +34,8 @@ class Accounts {
   bool is_granted() const;  // some key has a balance
   size_t n_keys() const { return keys_.size(); }
 
-  // Reads the keys again when their file changed. A file that is broken changes nothing and is one line on stderr.
+  // Reads the keys again when their file changed. A file that is broken, or cannot be read, changes nothing and is one
+  // line on stderr; the latter is tried again each time.
   void reload();
 
   // The name of the key that a request brings; empty without keys. 401: none of those it brings is one.
@@ -67,7 +68,8 @@ class Accounts {
 
   const AccountOptions options_;
   std::vector<Key> keys_;
-  std::string keys_stamp_;  // of the file as it was read last
+  std::string keys_stamp_;    // of the file as it was read last
+  std::string keys_failure_;  // of the last reading, and was said; empty: there was none
   std::optional<PriceTable> prices_;
 
   mutable std::mutex mutex_;  // of what follows

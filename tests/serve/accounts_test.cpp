@@ -3,6 +3,7 @@
 #include "serve/accounts.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <cmath>
 #include <fstream>
@@ -153,6 +154,31 @@ TEST(Accounts, KeysAreReadAgainWhenTheyChange) {
   accounts->reload();
   EXPECT_TRUE(is_known("secret of a"));
   EXPECT_FALSE(is_known("secret of c"));
+}
+
+// A revoked key must not live on because the file could not be opened at the one moment when it had changed.
+TEST(Accounts, KeysThatCannotBeReadAreReadLater) {
+  const Files files;
+  files.write_keys("");
+  const auto accounts = open({.keys = files.keys});
+  ASSERT_TRUE(remove_key(files.keys, "a").ok());
+  const auto is_known = [&] {
+    const auto name = accounts->name_of(with("Bearer secret of a"));
+    return std::holds_alternative<std::string>(name);
+  };
+  ::testing::internal::CaptureStderr();
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  const rlimit none{0, limit.rlim_max};
+  ::setrlimit(RLIMIT_NOFILE, &none);
+  for (int i = 0; i < 3; ++i) accounts->reload();
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+  EXPECT_TRUE(is_known());
+  accounts->reload();
+  EXPECT_FALSE(is_known());
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;  // once
+  EXPECT_NE(said.find("Too many open files; the keys stay what they were"), std::string::npos) << said;
 }
 
 TEST(Accounts, LimitsOfAMinuteAreThoseOfEachKey) {
