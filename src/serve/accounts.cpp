@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
 namespace hadal::serve {
 namespace {
@@ -37,6 +38,7 @@ std::string last_of(const std::string& secret) {
 ApiError unauthorised(std::string message) {
   return {.status = 401, .type = "authentication_error", .message = std::move(message)};
 }
+ApiError insufficient() { return {.status = 402, .type = "unknown_error", .message = "Insufficient Balance"}; }
 ApiError too_much(int64_t limit, const char* of_what, int wait) {
   ApiError error{.status = 429,
                  .type = "rate_limit_error",
@@ -110,8 +112,7 @@ PicoUsd Accounts::spent(const std::string& name) const {
 std::optional<ApiError> Accounts::refusal(const std::string& name, double now) {
   const Key* of = key(name);
   if (!of) return std::nullopt;
-  if (of->granted && spent(name) >= *of->granted)
-    return ApiError{.status = 402, .type = "unknown_error", .message = "Insufficient Balance"};
+  if (of->granted && spent(name) >= *of->granted) return insufficient();
   const std::lock_guard lock(mutex_);
   Account& account = accounts_[name];
   if (const int64_t limit = of->requests_per_minute)
@@ -126,6 +127,30 @@ int64_t Accounts::concurrent(const std::string& name) const {
   return of ? of->concurrent : 0;
 }
 
+// Whatever runs beside it and however it ends, a key never costs more than its grant: each answer's most is set aside
+// before it begins.
+std::variant<Accounts::Admission, ApiError> Accounts::admit(const std::string& name, int64_t prompt_tokens,
+                                                            int64_t max_tokens, const std::string& model,
+                                                            int64_t time_ms) {
+  const Key* of = key(name);
+  const auto price = prices_ ? prices_->at(model, time_ms / 1000) : std::nullopt;
+  if (!of || !of->granted || !price) return Admission{max_tokens, nullptr};
+  const PicoUsd prompt = std::max(price->miss, price->hit) * prompt_tokens;
+  const std::lock_guard lock(mutex_);
+  Account& account = accounts_[name];
+  const PicoUsd left = *of->granted - account.spent - account.held;
+  if (left < prompt + price->output * std::min(max_tokens, kLeastAnswer)) return insufficient();
+  if (price->output > 0) max_tokens = std::min(max_tokens, (left - prompt) / price->output);
+  const PicoUsd most = prompt + price->output * max_tokens;
+  account.held += most;
+  return Admission{max_tokens, std::make_shared<Hold>(*this, name, most)};
+}
+
+Accounts::Hold::~Hold() {
+  const std::lock_guard lock(accounts_.mutex_);
+  if (amount_ > 0) accounts_.accounts_[name_].held -= amount_;
+}
+
 void Accounts::started(const std::string& name, int64_t prompt_tokens, double now) {
   if (!has_keys()) return;
   const std::lock_guard lock(mutex_);
@@ -134,7 +159,7 @@ void Accounts::started(const std::string& name, int64_t prompt_tokens, double no
   account.tokens.add(now, prompt_tokens);
 }
 
-std::optional<PicoUsd> Accounts::finished(LedgerRow row, double now, bool is_owed) {
+std::optional<PicoUsd> Accounts::finished(LedgerRow row, double now, bool is_owed, Hold* hold) {
   const auto price = prices_ ? prices_->at(row.model, row.time_ms / 1000) : std::nullopt;
   const Cost cost = price && is_owed ? price->of(row.prompt_tokens, row.hit_tokens, row.output_tokens) : Cost{};
   row.cost = cost.total();
@@ -143,6 +168,7 @@ std::optional<PicoUsd> Accounts::finished(LedgerRow row, double now, bool is_owe
     Account& account = accounts_[row.key];
     if (has_keys()) account.tokens.add(now, row.output_tokens);
     account.spent += cost.total();
+    if (hold) account.held -= std::exchange(hold->amount_, 0);
     cost_.hit += cost.hit;
     cost_.miss += cost.miss;
     cost_.output += cost.output;

@@ -1,7 +1,7 @@
 // Who may ask, how much, and what it costs: keys, limits, prices, balances and the ledger in one place. Each part may
 // be absent: without keys everybody is let in, without prices nothing costs, without a ledger nothing is kept.
 //
-// Threads: finished() and seen() by any; everything else by the server's.
+// Threads: finished(), seen() and the end of a Hold by any; everything else by the server's.
 #pragma once
 
 #include <memory>
@@ -42,11 +42,36 @@ class Accounts {
   std::variant<std::string, ApiError> name_of(const HttpRequest& request) const;
   // 402: nothing is left. 429: too much within a minute.
   std::optional<ApiError> refusal(const std::string& name, double now);
+
+  // Money of a grant that is set aside for an answer until finished() has it, or until this is gone. Not copied;
+  // outlived by its Accounts.
+  class Hold {
+   public:
+    Hold(Accounts& accounts, std::string name, PicoUsd amount)
+        : accounts_(accounts), name_(std::move(name)), amount_(amount) {}
+    Hold(const Hold&) = delete;
+    ~Hold();
+
+   private:
+    friend class Accounts;
+    Accounts& accounts_;
+    const std::string name_;
+    PicoUsd amount_;  // with the mutex of accounts_
+  };
+  struct Admission {
+    int64_t max_tokens = 0;      // of the answer: no more than was asked for, nor than the grant pays
+    std::shared_ptr<Hold> hold;  // of the most that it may cost; none where nothing limits that
+  };
+  // Of a request that came at time_ms. 402: what is left does not pay for the prompt and kLeastAnswer tokens, or all
+  // that were asked for where that is fewer.
+  static constexpr int64_t kLeastAnswer = 1024;
+  std::variant<Admission, ApiError> admit(const std::string& name, int64_t prompt_tokens, int64_t max_tokens,
+                                          const std::string& model, int64_t time_ms);
   int64_t concurrent(const std::string& name) const;  // answers at once; 0: no limit of its own
   // Counts a request that was let in. now: as in refusal().
   void started(const std::string& name, int64_t prompt_tokens, double now);
-  // Counts, prices and notes it; what is not owed costs nothing. nullopt: it has no price.
-  std::optional<PicoUsd> finished(LedgerRow row, double now, bool is_owed = true);
+  // Counts, prices and notes it, and ends its hold; what is not owed costs nothing. nullopt: it has no price.
+  std::optional<PicoUsd> finished(LedgerRow row, double now, bool is_owed = true, Hold* hold = nullptr);
 
   json::Value balance(const std::string& name) const;
 
@@ -64,6 +89,7 @@ class Accounts {
   struct Account {
     LastMinute requests, tokens;
     PicoUsd spent = 0;  // ever
+    PicoUsd held = 0;   // by answers that have not ended
   };
 
   const AccountOptions options_;

@@ -264,6 +264,44 @@ TEST(Accounts, BalancesOutliveTheServer) {
   EXPECT_EQ(usd_text(sums[0].cost), "0.00255");
 }
 
+// What runs at once never costs more than the grant; what ends, however, gives back what it did not cost.
+TEST(Accounts, AGrantIsALimit) {
+  const Files files;
+  files.write_keys(R"(, "granted_usd": 0.5)");  // 5,000 tokens of answers
+  files.write_prices();
+  const auto accounts = open({.keys = files.keys, .prices = files.prices});
+  const auto admit = [&](int64_t prompt, int64_t most, const std::string& name = "a") {
+    auto admitted = accounts->admit(name, prompt, most, "m", row("", 0, 0, 0).time_ms);
+    if (const auto* error = std::get_if<ApiError>(&admitted)) {
+      EXPECT_EQ(error->status, 402);
+      EXPECT_EQ(error->message, "Insufficient Balance");
+      return Accounts::Admission{};
+    }
+    return std::get<Accounts::Admission>(std::move(admitted));
+  };
+  std::vector<Accounts::Admission> in_flight;
+  for (int i = 0; i < 40; ++i) {
+    Accounts::Admission one = admit(1000, 1000);  // 0.01 and 0.1 at most
+    if (one.hold) in_flight.push_back(std::move(one));
+  }
+  ASSERT_EQ(in_flight.size(), 4u);
+  EXPECT_FALSE(accounts->refusal("a", 1));                    // nothing is spent yet
+  EXPECT_EQ(admit(1000, 500).max_tokens, 500);                // 0.06 are left, and given back at once
+  EXPECT_FALSE(admit(1000, 501).hold);                        // as asked for or not at all, below kLeastAnswer
+  EXPECT_EQ(admit(0, 1'000'000, "b").max_tokens, 1'000'000);  // without a grant
+  // One costs all it may, one nothing, one little, one is never told to have ended.
+  accounts->finished(row("a", 1000, 0, 1000), 1, true, in_flight[0].hold.get());
+  accounts->finished(row("a", 1000, 0, 1000), 1, false, in_flight[1].hold.get());
+  accounts->finished(row("a", 1000, 1000, 10), 1, true, in_flight[2].hold.get());
+  in_flight.clear();
+  const auto rest = admit(1000, 1'000'000);  // 0.5 - 0.11 - 0.002, of which the prompt takes 0.01
+  EXPECT_EQ(rest.max_tokens, 3780);
+  EXPECT_FALSE(admit(0, 1).hold);
+  accounts->finished(row("a", 1000, 0, 3780), 1, true, rest.hold.get());
+  EXPECT_EQ(accounts->refusal("a", 1)->status, 402);
+  EXPECT_FALSE(admit(0, 0).hold == nullptr);  // what costs nothing is paid for
+}
+
 TEST(Accounts, WhatWasDeliveredCostsHoweverItEnded) {
   const Files files;
   files.write_prices();

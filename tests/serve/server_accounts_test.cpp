@@ -245,7 +245,7 @@ TEST(ServerMoney, RetiredNamesAreWarnedAboutAtFlashsPrice) {
 }
 
 TEST(ServerMoney, AnEmptyBalanceIs402AndSurvivesARestart) {
-  const Bank bank(R"(, "granted_usd": 0.0015)");
+  const Bank bank(R"(, "granted_usd": 0.0025)");
   const auto total = [](const Running& running) {
     const json::Value balance = body_of(get(running, "/user/balance", bearer(kA)));
     return std::pair{balance.find("is_available")->as_bool(),
@@ -253,15 +253,18 @@ TEST(ServerMoney, AnEmptyBalanceIs402AndSurvivesARestart) {
   };
   {
     const Running running(bank.options);
-    EXPECT_EQ(total(running), (std::pair{true, std::string("0.0015")}));
+    EXPECT_EQ(total(running), (std::pair{true, std::string("0.0025")}));
     int n = 0;
     while (talk(running.port(), post_request("/v1/chat/completions", ask("x", 8, false), bearer(kA))).status == 200 &&
            n < 50)
       ++n;
     EXPECT_GT(n, 1);
     EXPECT_LT(n, 50);
-    EXPECT_EQ(total(running), (std::pair{false, std::string("0.00")}));
+    const double left = std::stod(total(running).second);  // what does not pay for eight more tokens
+    EXPECT_GE(left, 0);
+    EXPECT_LT(left, 0.0012);
   }
+  bank.write_keys(R"(, "granted_usd": 0.0005)");  // less than it has cost
   const Running running(bank.options);
   for (const char* path : {"/v1/chat/completions", "/v1/responses", "/completions"}) {
     const HttpAnswer refused = talk(running.port(), post_request(path, "{}", bearer(kA)));
@@ -277,6 +280,53 @@ TEST(ServerMoney, AnEmptyBalanceIs402AndSurvivesARestart) {
   bank.write_keys(R"(, "granted_usd": 1)");
   EXPECT_TRUE(eventually([&] { return total(running).first; }));
   EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", ask("x", 8, false), bearer(kA))).status, 200);
+}
+
+TEST(ServerMoney, ManyAtOnceCostNoMoreThanTheGrant) {
+  const Bank bank(R"(, "granted_usd": 0.02)");
+  {
+    const Running running(bank.options, false);
+    std::vector<std::unique_ptr<HttpClient>> clients;
+    for (int i = 0; i < 40; ++i) {
+      clients.push_back(std::make_unique<HttpClient>(running.port()));
+      clients.back()->send(post_request("/v1/chat/completions", ask("x", 50, false), bearer(kA)));
+    }
+    int served = 0;
+    for (const auto& client : clients) {
+      const int status = parse_answer(client->read()).status;
+      EXPECT_TRUE(status == 200 || status == 402) << status;
+      served += status == 200;
+    }
+    EXPECT_EQ(served, 3);
+  }
+  const auto sums = LedgerFile::open_to_read(bank.options.accounts.ledger).value().sums(LedgerFile::By::kKey).value();
+  EXPECT_LE(sums.at(0).cost, kUsd / 50);
+  EXPECT_EQ(sums[0].output_tokens, 150);
+}
+
+TEST(ServerMoney, TheRestOfAGrantCutsAnAnswerAndComesBackWhenItEnds) {
+  const Bank bank(R"(, "granted_usd": 0.5)");
+  const Running running(bank.options, false);
+  const auto status = [&] {
+    return talk(running.port(), post_request("/v1/chat/completions", ask("x", 8, false), bearer(kA))).status;
+  };
+  HttpClient first(running.port());
+  first.send(post_request("/v1/chat/completions", ask("endless", 90000, true), "Authorization: Bearer " + kA + "\r\n"));
+  const std::string begun = first.read("reasoning_content");
+  const size_t at = begun.find("x-hadal-max-tokens: 4");  // all 5,000 but the prompt
+  EXPECT_NE(at, std::string::npos) << begun;
+  EXPECT_EQ(status(), 402);
+  first.close();
+  EXPECT_TRUE(eventually([&] { return status() == 200; }));
+  for (const char* refused : {R"({"model":"nothing"})", R"({"model":"hadal-nano","messages":7})",
+                              R"({"model":"hadal-nano","messages":[{"role":"user","content":"x"}],"max_tokens":9,)"
+                              R"("response_format":{"type":"json_schema","json_schema":{"name":"n","strict":true,)"
+                              R"("schema":{"type":"nonsense"}}}})"})
+    EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", refused, bearer(kA))).status, 400) << refused;
+  EXPECT_EQ(status(), 200);  // and what was refused holds nothing
+  const HttpAnswer all = talk(running.port(), post_request("/v1/chat/completions", ask("x", 2000, false), bearer(kA)));
+  EXPECT_EQ(all.status, 200);
+  EXPECT_EQ(all.header("x-hadal-max-tokens"), "");
 }
 
 TEST(ServerMoney, TheLedgerHasARowForEachAnswerAndNoText) {
