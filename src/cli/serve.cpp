@@ -38,11 +38,13 @@ void on_signal(int) {
   if (serve::Server* server = g_server.load()) server->stop();
 }
 
-Result<int> run_serve(const ServeOptions& options) {
+Result<int> run_serve(ServeOptions options) {
   if (options.accounts.keys.empty() && options.host != "127.0.0.1" && options.host != "::1")
     return Error{
         Code::kUnsupported,
         fmt::format("--host {}: expected 127.0.0.1 or ::1, or --keys FILE, which keeps others out", options.host)};
+  options.rules.model = std::filesystem::weakly_canonical(options.model).filename().string();
+  options.accounts.model = options.rules.model;
   {  // what is wrong with these is said before weights are read
     const auto accounts = HADAL_TRY(serve::Accounts::open(options.accounts));
     if (accounts->is_granted() && !accounts->has_prices())
@@ -70,7 +72,6 @@ Result<int> run_serve(const ServeOptions& options) {
   server_options.limits.kv_bytes =
       options.kv_gib > 0 ? static_cast<int64_t>(options.kv_gib * (1 << 30)) : checkpoint::available_memory() / 2;
   server_options.rules = options.rules;
-  server_options.rules.model = std::filesystem::weakly_canonical(options.model).filename().string();
   server_options.keep_alive = !options.no_keep_alive;
   server_options.log_prompts = options.log_prompts;
   server_options.drain_seconds = options.drain_seconds;
@@ -120,7 +121,9 @@ void add_serve(CLI::App& app, int& exit_status) {
   option("--host", options->host, "IP", "address to listen on (127.0.0.1)");
   option("--port", options->port, "N", "0: any free one (8080)")->check(CLI::Range(0, 65535))->default_str("");
   option("--keys", options->accounts.keys, "FILE", "who may ask (hadal key); without, loopback only");
-  option("--price-table", options->accounts.prices, "FILE", "what tokens cost (models/prices.json)");
+  CLI::Option* prices =
+      option("--price-table", options->accounts.prices, "FILE", "what tokens cost (models/prices.json)");
+  option("--price-as", options->accounts.price_as, "NAME", "a model of that table (the served one)")->needs(prices);
   option("--ledger", options->accounts.ledger, "FILE", "a SQLite file of what was asked (hadal usage)");
   CLI::Option* certificate =
       option("--tls-cert", options->tls_certificate, "FILE", "HTTPS: a certificate with its chain, PEM");

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <ctime>
 #include <utility>
 
 namespace hadal::serve {
@@ -58,7 +59,16 @@ Result<std::unique_ptr<Accounts>> Accounts::open(const AccountOptions& options) 
       return Error{Code::kNotFound, fmt::format("{}: no such file; hadal key add makes it", options.keys)};
     accounts->keys_ = HADAL_TRY(read_keys(options.keys));
   }
-  if (!options.prices.empty()) accounts->prices_ = HADAL_TRY(PriceTable::load(options.prices));
+  if (!options.prices.empty()) {
+    const auto& prices = accounts->prices_.emplace(HADAL_TRY(PriceTable::load(options.prices)));
+    if (!options.price_as.empty() && !prices.has(options.price_as))
+      return Error{Code::kInvalid, fmt::format("--price-as {}: expected one of those in {}: {}", options.price_as,
+                                               options.prices, prices.names())};
+    if (!accounts->price_at(std::time(nullptr) * int64_t{1000}))
+      return Error{Code::kInvalid,
+                   fmt::format("{}: expected a price of {} that holds now, or --price-as with one of: {}",
+                               options.prices, accounts->priced_as(), prices.names())};
+  }
   if (!options.ledger.empty()) {
     auto file = HADAL_TRY(LedgerFile::open(options.ledger));
     const auto sums = HADAL_TRY(file.sums(LedgerFile::By::kKey));
@@ -109,6 +119,10 @@ PicoUsd Accounts::spent(const std::string& name) const {
   return it == accounts_.end() ? 0 : it->second.spent;
 }
 
+std::optional<Price> Accounts::price_at(int64_t time_ms) const {
+  return prices_ ? prices_->at(priced_as(), time_ms / 1000) : std::nullopt;
+}
+
 std::optional<ApiError> Accounts::refusal(const std::string& name, double now) {
   const Key* of = key(name);
   if (!of) return std::nullopt;
@@ -130,10 +144,9 @@ int64_t Accounts::concurrent(const std::string& name) const {
 // Whatever runs beside it and however it ends, a key never costs more than its grant: each answer's most is set aside
 // before it begins.
 std::variant<Accounts::Admission, ApiError> Accounts::admit(const std::string& name, int64_t prompt_tokens,
-                                                            int64_t max_tokens, const std::string& model,
-                                                            int64_t time_ms) {
+                                                            int64_t max_tokens, int64_t time_ms) {
   const Key* of = key(name);
-  const auto price = prices_ ? prices_->at(model, time_ms / 1000) : std::nullopt;
+  const auto price = price_at(time_ms);
   if (!of || !of->granted || !price) return Admission{max_tokens, nullptr};
   const PicoUsd prompt = std::max(price->miss, price->hit) * prompt_tokens;
   const std::lock_guard lock(mutex_);
@@ -160,7 +173,7 @@ void Accounts::started(const std::string& name, int64_t prompt_tokens, double no
 }
 
 std::optional<PicoUsd> Accounts::finished(LedgerRow row, double now, bool is_owed, Hold* hold) {
-  const auto price = prices_ ? prices_->at(row.model, row.time_ms / 1000) : std::nullopt;
+  const auto price = price_at(row.time_ms);
   const Cost cost = price && is_owed ? price->of(row.prompt_tokens, row.hit_tokens, row.output_tokens) : Cost{};
   row.cost = cost.total();
   {

@@ -23,6 +23,8 @@ namespace hadal::serve {
 
 struct AccountOptions {
   std::string keys, prices, ledger;  // files; empty: none
+  std::string model;                 // what is served: its price holds, whatever name clients ask for
+  std::string price_as;              // the model of the table whose price holds instead; empty: that one
 };
 
 class Accounts {
@@ -66,7 +68,7 @@ class Accounts {
   // that were asked for where that is fewer.
   static constexpr int64_t kLeastAnswer = 1024;
   std::variant<Admission, ApiError> admit(const std::string& name, int64_t prompt_tokens, int64_t max_tokens,
-                                          const std::string& model, int64_t time_ms);
+                                          int64_t time_ms);
   int64_t concurrent(const std::string& name) const;  // answers at once; 0: no limit of its own
   // Counts a request that was let in. now: as in refusal().
   void started(const std::string& name, int64_t prompt_tokens, double now);
@@ -85,6 +87,8 @@ class Accounts {
   explicit Accounts(AccountOptions options) : options_(std::move(options)) {}
   const Key* key(const std::string& name) const;
   PicoUsd spent(const std::string& name) const;
+  const std::string& priced_as() const { return options_.price_as.empty() ? options_.model : options_.price_as; }
+  std::optional<Price> price_at(int64_t time_ms) const;
 
   struct Account {
     LastMinute requests, tokens;

@@ -200,4 +200,12 @@ std::optional<Price> PriceTable::at(std::string_view model, int64_t time) const 
   return default_.empty() ? std::nullopt : own_price(default_, time);
 }
 
+bool PriceTable::has(std::string_view model) const { return models_.contains(lower(model)); }
+
+std::string PriceTable::names() const {
+  std::string all;
+  for (const auto& [name, rows] : models_) all += (all.empty() ? "" : ", ") + name;
+  return all;
+}
+
 }  // namespace hadal::serve

@@ -41,9 +41,11 @@ class PriceTable {
   static Result<PriceTable> parse(std::string_view text, const std::string& where);
   static Result<PriceTable> load(const std::string& path);
 
-  // Of a model, by the name it was asked for, for a request that came at `time` (seconds since 1970). Names without a
+  // Of a model, for a request that came at `time` (seconds since 1970); names are the same in any case. Those without a
   // price of their own then have that of the table's "default". nullopt: there is none either.
   std::optional<Price> at(std::string_view model, int64_t time) const;
+  bool has(std::string_view model) const;  // a row of its own
+  std::string names() const;               // of all models: "a, b, c"
 
  private:
   struct Schedule {

@@ -413,7 +413,7 @@ class ServerImpl final : public Server {
     const auto since = std::chrono::system_clock::now().time_since_epoch();
     const int64_t time_ms = std::chrono::duration_cast<std::chrono::milliseconds>(since).count();
     const int64_t wanted = std::min(asked, window - used);
-    auto admitted = accounts_->admit(request.key, used, wanted, turn.model, time_ms);
+    auto admitted = accounts_->admit(request.key, used, wanted, time_ms);
     if (const auto* error = std::get_if<ApiError>(&admitted)) return send_error(*reply, *error, id, style);
     const auto admission = std::get<Accounts::Admission>(std::move(admitted));
 
@@ -667,7 +667,9 @@ class ServerImpl final : public Server {
 
 Result<std::unique_ptr<Server>> Server::open(engine::Decoder& decoder, const text::Tokenizer& tokenizer,
                                              const ServerOptions& options) {
-  auto accounts = HADAL_TRY(Accounts::open(options.accounts));
+  AccountOptions account_options = options.accounts;
+  account_options.model = options.rules.model;
+  auto accounts = HADAL_TRY(Accounts::open(account_options));
   auto server = std::make_unique<ServerImpl>(decoder, tokenizer, options, std::move(accounts));
   HADAL_TRY(server->listen());
   return std::unique_ptr<Server>(std::move(server));

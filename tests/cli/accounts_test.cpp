@@ -185,9 +185,15 @@ TEST(ServeCommand, KeysPricesAndLedgerWorkTogether) {
   const std::string body = R"({"model":"nano","max_tokens":3,"messages":[{"role":"user","content":"hi"}]})";
   const std::string rest =
       "Host: any.example\r\nConnection: close\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+  const std::string prices = HADAL_SOURCE_DIR "/models/prices.json";
+  expect_failure("serve -m " + model + " --price-table " + prices,
+                 prices +
+                     ": expected a price of nano that holds now, or --price-as with one of: deepseek-chat, "
+                     "deepseek-flash, deepseek-pro, deepseek-reasoner, deepseek-v4-flash, deepseek-v4-pro");
+  EXPECT_EQ(hadal("serve -m " + model + " --price-as deepseek-v4-flash").status, 2);
   {
-    const Served served("-m " + model + " --host 0.0.0.0 --keys " + keys + " --ledger " + ledger +
-                        " --price-table " HADAL_SOURCE_DIR "/models/prices.json");
+    const Served served("-m " + model + " --host 0.0.0.0 --keys " + keys + " --ledger " + ledger + " --price-table " +
+                        prices + " --price-as deepseek-v4-flash");
     EXPECT_NE(served.said.find("OPENAI_API_KEY=sk-..."), std::string::npos) << served.said;
     EXPECT_NE(read_file(served.err_path).value().find("without TLS"), std::string::npos);
     expect_80_columns(read_file(served.err_path).value());

@@ -73,7 +73,10 @@ struct Files {
         write_file(prices, R"({"models": {"m": [{"from": "2020-01-01", "hit": 1, "miss": 10, "output": 100}]}})").ok());
   }
 };
-std::unique_ptr<Accounts> open(const AccountOptions& options) { return Accounts::open(options).value(); }
+std::unique_ptr<Accounts> open(AccountOptions options) {
+  if (options.model.empty()) options.model = "m";
+  return Accounts::open(options).value();
+}
 HttpRequest with(const std::string& authorization, const std::string& x_api_key = "") {
   HttpRequest request;
   if (!authorization.empty()) request.headers["authorization"] = authorization;
@@ -231,9 +234,6 @@ TEST(Accounts, BalancesOutliveTheServer) {
     LedgerRow failed = row("a", 1000, 0, 1000);
     failed.finish = "error";
     EXPECT_EQ(accounts->finished(failed, 1, false), 0);  // ours to pay
-    LedgerRow other = row("a", 1000, 0, 1000);
-    other.model = "unpriced";
-    EXPECT_EQ(accounts->finished(other, 1), std::nullopt);
     EXPECT_EQ(total(*accounts, "a"), "0.00045");
     EXPECT_EQ(usd_text(accounts->seen().cost.hit), "0.00005");
     EXPECT_EQ(usd_text(accounts->seen().cost.miss), "0.0005");
@@ -260,7 +260,7 @@ TEST(Accounts, BalancesOutliveTheServer) {
   const auto file = LedgerFile::open_to_read(files.ledger).value();
   const auto sums = file.sums(LedgerFile::By::kKey).value();
   ASSERT_EQ(sums.size(), 1u);
-  EXPECT_EQ(sums[0].requests, 4);
+  EXPECT_EQ(sums[0].requests, 3);
   EXPECT_EQ(usd_text(sums[0].cost), "0.00255");
 }
 
@@ -271,7 +271,7 @@ TEST(Accounts, AGrantIsALimit) {
   files.write_prices();
   const auto accounts = open({.keys = files.keys, .prices = files.prices});
   const auto admit = [&](int64_t prompt, int64_t most, const std::string& name = "a") {
-    auto admitted = accounts->admit(name, prompt, most, "m", row("", 0, 0, 0).time_ms);
+    auto admitted = accounts->admit(name, prompt, most, row("", 0, 0, 0).time_ms);
     if (const auto* error = std::get_if<ApiError>(&admitted)) {
       EXPECT_EQ(error->status, 402);
       EXPECT_EQ(error->message, "Insufficient Balance");
@@ -310,6 +310,38 @@ TEST(Accounts, WhatWasDeliveredCostsHoweverItEnded) {
   failed.finish = "error";
   EXPECT_EQ(accounts->finished(failed, 1, true), 1550000000);
   EXPECT_EQ(accounts->finished(failed, 1, false), 0);
+}
+
+// Clients choose what they call the model, not what it costs.
+TEST(Accounts, ThePriceIsThatOfTheServedModel) {
+  const Files files;
+  const std::string table = R"({"models": {"Small": [{"from": "2020-01-01", "hit": 1, "miss": 10, "output": 100}],
+                                           "large": [{"from": "2020-01-01", "hit": 2, "miss": 20, "output": 200}],
+                                           "later": [{"from": "2200-01-01", "hit": 1, "miss": 1, "output": 1}]})";
+  ASSERT_TRUE(write_file(files.prices, table + "}").ok());
+  const auto cost = [&](const std::string& served, const std::string& price_as, const std::string& asked) {
+    LedgerRow one = row("", 0, 0, 1);
+    one.model = asked;
+    return *open({.prices = files.prices, .model = served, .price_as = price_as})->finished(one, 1) / 1'000'000;
+  };
+  for (const char* asked : {"small", "large", "claude-x", "Small", "unpriced"}) {
+    EXPECT_EQ(cost("sMALL", "", asked), 100);
+    EXPECT_EQ(cost("large", "", asked), 200);
+    EXPECT_EQ(cost("large", "SMALL", asked), 100);
+    EXPECT_EQ(cost("mine", "large", asked), 200);
+  }
+  const auto refused = [&](const std::string& served, const std::string& price_as) {
+    return Accounts::open({.prices = files.prices, .model = served, .price_as = price_as}).error().message;
+  };
+  const std::string names = "large, later, small";
+  EXPECT_EQ(refused("mine", ""),
+            files.prices + ": expected a price of mine that holds now, or --price-as with one of: " + names);
+  EXPECT_EQ(refused("later", ""),
+            files.prices + ": expected a price of later that holds now, or --price-as with one of: " + names);
+  EXPECT_EQ(refused("small", "smal"), "--price-as smal: expected one of those in " + files.prices + ": " + names);
+  ASSERT_TRUE(write_file(files.prices, table + R"(, "default": "small"})").ok());
+  EXPECT_EQ(cost("mine", "", "large"), 100);
+  EXPECT_EQ(refused("mine", "yours"), "--price-as yours: expected one of those in " + files.prices + ": " + names);
 }
 
 TEST(Accounts, MissingFilesAreNamed) {
