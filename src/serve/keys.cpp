@@ -5,6 +5,7 @@
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -98,21 +99,41 @@ Status for_each_line(std::string_view text, F&& f) {
   return {};
 }
 
-// Reads, changes and replaces the file while no other does.
-Status edit(const std::string& path, bool may_be_new,
+// Where links lead, also where nothing is there yet: the file is replaced, and not the link to it.
+Result<std::string> target_of(const std::string& path) {
+  constexpr int kMostLinks = 40;
+  std::filesystem::path target = path;
+  std::error_code none;
+  for (int i = 0; std::filesystem::is_symlink(std::filesystem::symlink_status(target, none)); ++i) {
+    if (i == kMostLinks) return Error{Code::kIo, path + ": expected a file, found links that lead nowhere"};
+    target = target.parent_path() / std::filesystem::read_symlink(target, none);
+  }
+  return target.string();
+}
+
+// Reads, changes and replaces the file while no other does. It keeps its owner and mode; a new one is the owner's only.
+Status edit(const std::string& link, bool may_be_new,
             const std::function<Status(std::string& text, const std::vector<Key>& keys)>& change) {
+  const std::string path = HADAL_TRY(target_of(link));
   // The lock is the folder's, since the file is replaced.
   std::string folder = std::filesystem::path(path).parent_path().string();
   if (folder.empty()) folder = ".";
   const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return Error{Code::kIo, fmt::format("{}: cannot open its folder: {}", path, std::strerror(errno))};
-  ::flock(fd, LOCK_EX);
   const Status status = [&]() -> Status {
+    int locked;
+    do {
+      locked = ::flock(fd, LOCK_EX);
+    } while (locked != 0 && errno == EINTR);
+    if (locked != 0) return Error{Code::kIo, fmt::format("{}: cannot lock its folder: {}", path, std::strerror(errno))};
     std::string text;
     if (!may_be_new || file_exists(path)) text = HADAL_TRY(read_file(path, 64 << 20));
     const auto keys = HADAL_TRY(parse_keys(text, path));
     HADAL_TRY(change(text, keys));
     auto file = HADAL_TRY(OutputFile::create(path, kOwnerOnly));
+    struct stat before {};
+    if (::stat(path.c_str(), &before) == 0)
+      HADAL_TRY(file.set_access(before.st_mode & 07777, before.st_uid, before.st_gid));
     HADAL_TRY(file.write(text.data(), text.size()));
     return file.finish();
   }();
