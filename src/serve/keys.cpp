@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -25,7 +24,6 @@ namespace {
 using json::Value;
 
 constexpr int64_t kMostLimit = 1'000'000'000;
-constexpr double kMostGranted = 1e6;  // USD
 constexpr unsigned kOwnerOnly = 0600;
 
 Result<Key> parse_key(std::string_view line, const std::string& where) {
@@ -49,8 +47,9 @@ Result<Key> parse_key(std::string_view line, const std::string& where) {
       *limit = *number;
     } else if (field == "granted_usd") {
       const auto usd = value.to_double();
-      if (!value.is_number() || !usd || !(*usd >= 0 && *usd <= kMostGranted)) return wrong("USD, at most 1000000");
-      key.granted = std::llround(*usd * 1e6) * (kUsd / 1'000'000);
+      const auto granted = value.is_number() && usd ? millionths(*usd) : std::nullopt;
+      if (!granted) return wrong("USD, at most 1000000, with at most six decimals");
+      key.granted = *granted * (kUsd / 1'000'000);
     } else if (field == "name") {
       if (!value.is_string() || !is_key_name(value.as_string()))
         return wrong("1 to 64 letters, digits, '.', '_' or '-'");

@@ -19,6 +19,8 @@ namespace hadal::serve {
 // Money, in 10^-12 USD. A price per million tokens with up to six decimals is a whole number of them per token.
 using PicoUsd = int64_t;
 inline constexpr PicoUsd kUsd = 1'000'000'000'000;
+// A number of USD, 10^6 at most, in millionths of one. nullopt: it has more than six decimals, or is no such number.
+std::optional<int64_t> millionths(double usd);
 inline double as_usd(PicoUsd amount) { return static_cast<double>(amount) / static_cast<double>(kUsd); }
 std::string usd_text(PicoUsd amount);  // "12.50", "0.0000123": all the decimals it has, at least two
 

@@ -59,7 +59,8 @@ TEST(KeyCommand, AddsListsAndRemoves) {
   EXPECT_EQ(hadal("key list " + file).out.find("alice"), std::string::npos);
   EXPECT_EQ(hadal("key list /nonexistent").status, 1);
   for (const char* wrong : {"key", "key add", "key add x", "key add x 'a b'", "key add x a --concurrent 0",
-                            "key add x a --granted -1", "key add x a --granted much", "key remove x", "key nonsense x"})
+                            "key add x a --granted -1", "key add x a --granted much", "key add x a --granted 1e-9",
+                            "key add x a --granted 0.0000015", "key remove x", "key nonsense x"})
     EXPECT_EQ(hadal(wrong).status, 2) << wrong;
 }
 

@@ -144,6 +144,22 @@ TEST(Keys, NobodyEditsWithoutTheLock) {
   EXPECT_EQ(read_keys(path).value().size(), 1u);
 }
 
+TEST(Keys, GrantsAreExact) {
+  for (const auto& [text, expected] :
+       std::vector<std::pair<std::string, std::string>>{{"0", "0.00"},
+                                                        {"0.000001", "0.000001"},
+                                                        {"1e-6", "0.000001"},
+                                                        {"0.1", "0.10"},
+                                                        {"2.300001", "2.300001"},
+                                                        {"123456.789012", "123456.789012"},
+                                                        {"1000000", "1000000.00"}}) {
+    const auto keys =
+        parse_keys(R"({"name": "a", "sha256": ")" + hash('a') + R"(", "granted_usd": )" + text + "}", "f");
+    ASSERT_TRUE(keys.ok()) << keys.error().message;
+    EXPECT_EQ(usd_text(*keys.value()[0].granted), expected);
+  }
+}
+
 TEST(Keys, WrongFilesSayWhere) {
   const std::string good = R"({"name": "a", "sha256": ")" + hash('a') + "\"";
   for (const auto& [text, expected] : std::vector<std::pair<std::string, std::string>>{
@@ -158,6 +174,10 @@ TEST(Keys, WrongFilesSayWhere) {
            {good + R"(, "concurrent": 0})", "f: line 1: concurrent: expected a number from 1"},
            {good + R"(, "concurrent": 1.5})", "f: line 1: concurrent: expected a number from 1"},
            {good + R"(, "granted_usd": -1})", "f: line 1: granted_usd: expected USD"},
+           {good + R"(, "granted_usd": 1e-9})", "f: line 1: granted_usd: expected USD"},
+           {good + R"(, "granted_usd": 0.0000015})", "at most six decimals"},
+           {good + R"(, "granted_usd": 999999.0000001})", "at most six decimals"},
+           {good + R"(, "granted_usd": 1000000.1})", "f: line 1: granted_usd: expected USD"},
            {good + R"(, "granted_usd": NaN})", "f: line 1: granted_usd: expected USD"},
            {good + R"(, "granted_usd": "5"})", "f: line 1: granted_usd: expected USD"},
            {good + R"(, "name": "b"})", "f: line 1: "},

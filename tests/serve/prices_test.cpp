@@ -146,6 +146,7 @@ TEST(Prices, WrongTablesSayWhere) {
            {models(from("2026-01-02", R"("hit": -1, "miss": 2, "output": 3)")), "f: models.m[0].hit: "},
            {models(from("2026-01-02", R"("hit": "1", "miss": 2, "output": 3)")), "found \"1\""},
            {models(from("2026-01-02", R"("hit": 0.0000001, "miss": 2, "output": 3)")), "at most six decimals"},
+           {models(from("2026-01-02", R"("hit": 1e-10, "miss": 2, "output": 3)")), "at most six decimals"},
            {models(from("2026-01-02", R"("hit": NaN, "miss": 2, "output": 3)")), "f: models.m[0].hit: "},
            {models(from("2026-01-02", R"("hit": 1e300, "miss": 2, "output": 3)")), "f: models.m[0].hit: "},
            {models(from("2026-01-02", row + R"(, "charged": {"hit": 1})")), "f: models.m[0].charged.miss: "},
