@@ -120,11 +120,13 @@ void add_serve(CLI::App& app, int& exit_status) {
   add_model_option(*command, options->model);
   option("--host", options->host, "IP", "address to listen on (127.0.0.1)");
   option("--port", options->port, "N", "0: any free one (8080)")->check(CLI::Range(0, 65535))->default_str("");
-  option("--keys", options->accounts.keys, "FILE", "who may ask (hadal key); without, loopback only");
+  // An empty name would be none: keys, say, that a shell's unset variable should have named.
+  const CLI::Validator named([](std::string& path) { return path.empty() ? "expected a file" : std::string(); }, "");
+  option("--keys", options->accounts.keys, "FILE", "who may ask (hadal key); without, loopback only")->check(named);
   CLI::Option* prices =
-      option("--price-table", options->accounts.prices, "FILE", "what tokens cost (models/prices.json)");
+      option("--price-table", options->accounts.prices, "FILE", "what tokens cost (models/prices.json)")->check(named);
   option("--price-as", options->accounts.price_as, "NAME", "a model of that table (the served one)")->needs(prices);
-  option("--ledger", options->accounts.ledger, "FILE", "a SQLite file of what was asked (hadal usage)");
+  option("--ledger", options->accounts.ledger, "FILE", "a SQLite file of what was asked (hadal usage)")->check(named);
   CLI::Option* certificate =
       option("--tls-cert", options->tls_certificate, "FILE", "HTTPS: a certificate with its chain, PEM");
   CLI::Option* tls_key = option("--tls-key", options->tls_key, "FILE", "and its private key, PEM");

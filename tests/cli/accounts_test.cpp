@@ -124,6 +124,8 @@ TEST(ServeCommand, RefusesToOpenUpWithoutKeys) {
   expect_failure("serve -m /nonexistent --host 0.0.0.0",
                  "--host 0.0.0.0: expected 127.0.0.1 or ::1, or --keys FILE, which keeps others out");
   EXPECT_EQ(hadal("serve --tls-cert x").status, 2);
+  for (const char* option : {"--keys", "--price-table", "--ledger"})  // of a shell's variable that is not set, say
+    EXPECT_EQ(hadal(std::string("serve -m /nonexistent ") + option + " ''").status, 2) << option;
   EXPECT_EQ(hadal("serve --tls-key x").status, 2);
   expect_failure("serve -m /nonexistent --tls-cert /nonexistent --tls-key x",
                  "/nonexistent: expected a certificate in PEM: No such file or directory");
