@@ -45,11 +45,10 @@ Result<int> run_serve(ServeOptions options) {
         fmt::format("--host {}: expected 127.0.0.1 or ::1, or --keys FILE, which keeps others out", options.host)};
   options.rules.model = std::filesystem::weakly_canonical(options.model).filename().string();
   options.accounts.model = options.rules.model;
-  {  // what is wrong with these is said before weights are read
-    const auto accounts = HADAL_TRY(serve::Accounts::open(options.accounts));
-    if (accounts->is_granted() && !accounts->has_prices())
-      fmt::print(stderr, "hadal: keys have balances, but without --price-table nothing costs\n");
-  }
+  // What is wrong with these is said before weights are read.
+  auto accounts = HADAL_TRY(serve::Accounts::open(options.accounts));
+  if (accounts->is_granted() && !accounts->has_prices())
+    fmt::print(stderr, "hadal: keys have balances, but without --price-table nothing costs\n");
   serve::ServerOptions server_options;
   server_options.http.tls_certificate = options.tls_certificate;
   server_options.http.tls_key = options.tls_key;
@@ -68,7 +67,6 @@ Result<int> run_serve(ServeOptions options) {
   server_options.http.host = options.host;
   server_options.http.port = static_cast<uint16_t>(options.port);
   server_options.limits = options.limits;
-  server_options.accounts = options.accounts;
   server_options.limits.kv_bytes =
       options.kv_gib > 0 ? static_cast<int64_t>(options.kv_gib * (1 << 30)) : checkpoint::available_memory() / 2;
   server_options.rules = options.rules;
@@ -87,7 +85,7 @@ Result<int> run_serve(ServeOptions options) {
     server_options.card = std::move(card).value();
   const auto store = HADAL_TRY(open_store(options.cache, *engine, options.model));
   server_options.store = store.get();
-  const auto server = HADAL_TRY(serve::Server::open(*engine, tokenizer, server_options));
+  const auto server = HADAL_TRY(serve::Server::open(*engine, tokenizer, server_options, std::move(accounts)));
   g_server.store(server.get());
   signal(SIGPIPE, SIG_IGN);
   signal(SIGINT, on_signal);

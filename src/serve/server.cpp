@@ -666,10 +666,8 @@ class ServerImpl final : public Server {
 }  // namespace
 
 Result<std::unique_ptr<Server>> Server::open(engine::Decoder& decoder, const text::Tokenizer& tokenizer,
-                                             const ServerOptions& options) {
-  AccountOptions account_options = options.accounts;
-  account_options.model = options.rules.model;
-  auto accounts = HADAL_TRY(Accounts::open(account_options));
+                                             const ServerOptions& options, std::unique_ptr<Accounts> accounts) {
+  if (!accounts) accounts = HADAL_TRY(Accounts::open({}));
   auto server = std::make_unique<ServerImpl>(decoder, tokenizer, options, std::move(accounts));
   HADAL_TRY(server->listen());
   return std::unique_ptr<Server>(std::move(server));
