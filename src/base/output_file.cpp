@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -52,6 +53,13 @@ Status OutputFile::write(const void* data, size_t n) {
 
 Status OutputFile::extend(int64_t size) {
   if (::ftruncate(fd_, size) != 0) return system_error(path_, "cannot extend");
+  return {};
+}
+
+Status OutputFile::set_access(unsigned mode, unsigned owner, unsigned group) {
+  // The owner first: changing it takes bits off the mode.
+  if (::fchown(fd_, owner, group) != 0) return system_error(path_, "cannot keep its owner");
+  if (::fchmod(fd_, mode) != 0) return system_error(path_, "cannot keep its mode");
   return {};
 }
 

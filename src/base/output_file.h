@@ -24,7 +24,8 @@ class OutputFile {
 
   Status write(const void* data, size_t n);
   Status extend(int64_t size);  // to `size` bytes, with a hole
-  Status finish();              // under `path` now, replacing a file of that name
+  Status set_access(unsigned mode, unsigned owner, unsigned group);
+  Status finish();  // under `path` now, replacing a file of that name
 
  private:
   OutputFile() = default;

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <cmath>
 #include <ctime>
 #include <memory>
 
@@ -27,7 +26,7 @@ Result<int> add(const KeyOptions& options) {
   const std::string secret = serve::new_key();
   key.hash = serve::key_hash(secret);
   key.created = utc_date(std::time(nullptr));
-  if (options.granted >= 0) key.granted = std::llround(options.granted * 1e6) * (serve::kUsd / 1'000'000);
+  if (options.granted >= 0) key.granted = serve::millionths(options.granted).value() * (serve::kUsd / 1'000'000);
   HADAL_TRY(serve::add_key(options.file, key));
   fmt::print("{}\n", secret);
   if (stderr_is_terminal()) fmt::print(stderr, "This is the key of {}. It is not kept anywhere.\n", key.name);
@@ -73,6 +72,14 @@ void add_key(CLI::App& app, int& exit_status) {
         return serve::is_key_name(name) ? "" : "expected 1 to 64 letters, digits, '.', '_' or '-'";
       },
       "");
+  const CLI::Validator is_amount(
+      [](std::string& text) -> std::string {
+        double usd = -1;
+        return CLI::detail::lexical_cast(text, usd) && serve::millionths(usd)
+                   ? ""
+                   : "expected USD, at most 1000000, with at most six decimals";
+      },
+      "");
   CLI::App* adding = subcommand("add", "Make a key and print it: only its hash is kept", add);
   adding->add_option("NAME", options->name, "whose it is")->required()->type_name("")->check(is_name);
   const auto limit = [&](const char* name, int64_t& value, const char* help) {
@@ -83,7 +90,7 @@ void add_key(CLI::App& app, int& exit_status) {
   limit("--tokens-per-minute", options->limits.tokens_per_minute, "of prompts and answers");
   adding->add_option("--granted", options->granted, "what it may cost in all")
       ->type_name("USD")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(is_amount)
       ->default_str("");
   subcommand("list", "Names and limits", list);
   subcommand("remove", "Take a key back", remove)

@@ -38,16 +38,17 @@ void on_signal(int) {
   if (serve::Server* server = g_server.load()) server->stop();
 }
 
-Result<int> run_serve(const ServeOptions& options) {
+Result<int> run_serve(ServeOptions options) {
   if (options.accounts.keys.empty() && options.host != "127.0.0.1" && options.host != "::1")
     return Error{
         Code::kUnsupported,
         fmt::format("--host {}: expected 127.0.0.1 or ::1, or --keys FILE, which keeps others out", options.host)};
-  {  // what is wrong with these is said before weights are read
-    const auto accounts = HADAL_TRY(serve::Accounts::open(options.accounts));
-    if (accounts->is_granted() && !accounts->has_prices())
-      fmt::print(stderr, "hadal: keys have balances, but without --price-table nothing costs\n");
-  }
+  options.rules.model = std::filesystem::weakly_canonical(options.model).filename().string();
+  options.accounts.model = options.rules.model;
+  // What is wrong with these is said before weights are read.
+  auto accounts = HADAL_TRY(serve::Accounts::open(options.accounts));
+  if (accounts->is_granted() && !accounts->has_prices())
+    fmt::print(stderr, "hadal: keys have balances, but without --price-table nothing costs\n");
   serve::ServerOptions server_options;
   server_options.http.tls_certificate = options.tls_certificate;
   server_options.http.tls_key = options.tls_key;
@@ -66,11 +67,9 @@ Result<int> run_serve(const ServeOptions& options) {
   server_options.http.host = options.host;
   server_options.http.port = static_cast<uint16_t>(options.port);
   server_options.limits = options.limits;
-  server_options.accounts = options.accounts;
   server_options.limits.kv_bytes =
       options.kv_gib > 0 ? static_cast<int64_t>(options.kv_gib * (1 << 30)) : checkpoint::available_memory() / 2;
   server_options.rules = options.rules;
-  server_options.rules.model = std::filesystem::weakly_canonical(options.model).filename().string();
   server_options.keep_alive = !options.no_keep_alive;
   server_options.log_prompts = options.log_prompts;
   server_options.drain_seconds = options.drain_seconds;
@@ -86,7 +85,7 @@ Result<int> run_serve(const ServeOptions& options) {
     server_options.card = std::move(card).value();
   const auto store = HADAL_TRY(open_store(options.cache, *engine, options.model));
   server_options.store = store.get();
-  const auto server = HADAL_TRY(serve::Server::open(*engine, tokenizer, server_options));
+  const auto server = HADAL_TRY(serve::Server::open(*engine, tokenizer, server_options, std::move(accounts)));
   g_server.store(server.get());
   signal(SIGPIPE, SIG_IGN);
   signal(SIGINT, on_signal);
@@ -119,9 +118,13 @@ void add_serve(CLI::App& app, int& exit_status) {
   add_model_option(*command, options->model);
   option("--host", options->host, "IP", "address to listen on (127.0.0.1)");
   option("--port", options->port, "N", "0: any free one (8080)")->check(CLI::Range(0, 65535))->default_str("");
-  option("--keys", options->accounts.keys, "FILE", "who may ask (hadal key); without, loopback only");
-  option("--price-table", options->accounts.prices, "FILE", "what tokens cost (models/prices.json)");
-  option("--ledger", options->accounts.ledger, "FILE", "a SQLite file of what was asked (hadal usage)");
+  // An empty name would be none: keys, say, that a shell's unset variable should have named.
+  const CLI::Validator named([](std::string& path) { return path.empty() ? "expected a file" : std::string(); }, "");
+  option("--keys", options->accounts.keys, "FILE", "who may ask (hadal key); without, loopback only")->check(named);
+  CLI::Option* prices =
+      option("--price-table", options->accounts.prices, "FILE", "what tokens cost (models/prices.json)")->check(named);
+  option("--price-as", options->accounts.price_as, "NAME", "a model of that table (the served one)")->needs(prices);
+  option("--ledger", options->accounts.ledger, "FILE", "a SQLite file of what was asked (hadal usage)")->check(named);
   CLI::Option* certificate =
       option("--tls-cert", options->tls_certificate, "FILE", "HTTPS: a certificate with its chain, PEM");
   CLI::Option* tls_key = option("--tls-key", options->tls_key, "FILE", "and its private key, PEM");

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <ctime>
+#include <utility>
 
 namespace hadal::serve {
 namespace {
@@ -37,6 +39,7 @@ std::string last_of(const std::string& secret) {
 ApiError unauthorised(std::string message) {
   return {.status = 401, .type = "authentication_error", .message = std::move(message)};
 }
+ApiError insufficient() { return {.status = 402, .type = "unknown_error", .message = "Insufficient Balance"}; }
 ApiError too_much(int64_t limit, const char* of_what, int wait) {
   ApiError error{.status = 429,
                  .type = "rate_limit_error",
@@ -56,7 +59,16 @@ Result<std::unique_ptr<Accounts>> Accounts::open(const AccountOptions& options) 
       return Error{Code::kNotFound, fmt::format("{}: no such file; hadal key add makes it", options.keys)};
     accounts->keys_ = HADAL_TRY(read_keys(options.keys));
   }
-  if (!options.prices.empty()) accounts->prices_ = HADAL_TRY(PriceTable::load(options.prices));
+  if (!options.prices.empty()) {
+    const auto& prices = accounts->prices_.emplace(HADAL_TRY(PriceTable::load(options.prices)));
+    if (!options.price_as.empty() && !prices.has(options.price_as))
+      return Error{Code::kInvalid, fmt::format("--price-as {}: expected one of those in {}: {}", options.price_as,
+                                               options.prices, prices.names())};
+    if (!accounts->price_at(std::time(nullptr) * int64_t{1000}))
+      return Error{Code::kInvalid,
+                   fmt::format("{}: expected a price of {} that holds now, or --price-as with one of: {}",
+                               options.prices, accounts->priced_as(), prices.names())};
+  }
   if (!options.ledger.empty()) {
     auto file = HADAL_TRY(LedgerFile::open(options.ledger));
     const auto sums = HADAL_TRY(file.sums(LedgerFile::By::kKey));
@@ -74,13 +86,15 @@ void Accounts::reload() {
   if (!has_keys()) return;
   std::string stamp = stamp_of(options_.keys);
   if (stamp == keys_stamp_) return;
-  keys_stamp_ = std::move(stamp);
   auto keys = read_keys(options_.keys);
-  if (keys.ok()) {
-    keys_ = std::move(keys).value();
-  } else {
-    fmt::print(stderr, "hadal: {}; the keys stay what they were\n", keys.error().message);
-  }
+  // What is broken stays so until it changes; what could not be read may be the next time: a key that was taken back
+  // must not live on.
+  if (keys.ok() || keys.error().code == Code::kInvalid) keys_stamp_ = std::move(stamp);
+  if (keys.ok()) keys_ = std::move(keys).value();
+  const std::string failure = keys.ok() ? "" : keys.error().message;
+  if (!failure.empty() && failure != keys_failure_)
+    fmt::print(stderr, "hadal: {}; the keys stay what they were\n", failure);
+  keys_failure_ = failure;
 }
 
 std::variant<std::string, ApiError> Accounts::name_of(const HttpRequest& request) const {
@@ -105,11 +119,14 @@ PicoUsd Accounts::spent(const std::string& name) const {
   return it == accounts_.end() ? 0 : it->second.spent;
 }
 
+std::optional<Price> Accounts::price_at(int64_t time_ms) const {
+  return prices_ ? prices_->at(priced_as(), time_ms / 1000) : std::nullopt;
+}
+
 std::optional<ApiError> Accounts::refusal(const std::string& name, double now) {
   const Key* of = key(name);
   if (!of) return std::nullopt;
-  if (of->granted && spent(name) >= *of->granted)
-    return ApiError{.status = 402, .type = "unknown_error", .message = "Insufficient Balance"};
+  if (of->granted && spent(name) >= *of->granted) return insufficient();
   const std::lock_guard lock(mutex_);
   Account& account = accounts_[name];
   if (const int64_t limit = of->requests_per_minute)
@@ -124,6 +141,29 @@ int64_t Accounts::concurrent(const std::string& name) const {
   return of ? of->concurrent : 0;
 }
 
+// Whatever runs beside it and however it ends, a key never costs more than its grant: each answer's most is set aside
+// before it begins.
+std::variant<Accounts::Admission, ApiError> Accounts::admit(const std::string& name, int64_t prompt_tokens,
+                                                            int64_t max_tokens, int64_t time_ms) {
+  const Key* of = key(name);
+  const auto price = price_at(time_ms);
+  if (!of || !of->granted || !price) return Admission{max_tokens, nullptr};
+  const PicoUsd prompt = std::max(price->miss, price->hit) * prompt_tokens;
+  const std::lock_guard lock(mutex_);
+  Account& account = accounts_[name];
+  const PicoUsd left = *of->granted - account.spent - account.held;
+  if (left < prompt + price->output * std::min(max_tokens, kLeastAnswer)) return insufficient();
+  if (price->output > 0) max_tokens = std::min(max_tokens, (left - prompt) / price->output);
+  const PicoUsd most = prompt + price->output * max_tokens;
+  account.held += most;
+  return Admission{max_tokens, std::make_shared<Hold>(*this, name, most)};
+}
+
+Accounts::Hold::~Hold() {
+  const std::lock_guard lock(accounts_.mutex_);
+  if (amount_ > 0) accounts_.accounts_[name_].held -= amount_;
+}
+
 void Accounts::started(const std::string& name, int64_t prompt_tokens, double now) {
   if (!has_keys()) return;
   const std::lock_guard lock(mutex_);
@@ -132,17 +172,16 @@ void Accounts::started(const std::string& name, int64_t prompt_tokens, double no
   account.tokens.add(now, prompt_tokens);
 }
 
-std::optional<PicoUsd> Accounts::finished(LedgerRow row, double now) {
-  const auto price = prices_ ? prices_->at(row.model, row.time_ms / 1000) : std::nullopt;
-  // What failed here is not the client's to pay.
-  const Cost cost =
-      price && row.finish != "error" ? price->of(row.prompt_tokens, row.hit_tokens, row.output_tokens) : Cost{};
+std::optional<PicoUsd> Accounts::finished(LedgerRow row, double now, bool is_owed, Hold* hold) {
+  const auto price = price_at(row.time_ms);
+  const Cost cost = price && is_owed ? price->of(row.prompt_tokens, row.hit_tokens, row.output_tokens) : Cost{};
   row.cost = cost.total();
   {
     const std::lock_guard lock(mutex_);
     Account& account = accounts_[row.key];
     if (has_keys()) account.tokens.add(now, row.output_tokens);
     account.spent += cost.total();
+    if (hold) account.held -= std::exchange(hold->amount_, 0);
     cost_.hit += cost.hit;
     cost_.miss += cost.miss;
     cost_.output += cost.output;

@@ -5,10 +5,10 @@
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -24,7 +24,6 @@ namespace {
 using json::Value;
 
 constexpr int64_t kMostLimit = 1'000'000'000;
-constexpr double kMostGranted = 1e6;  // USD
 constexpr unsigned kOwnerOnly = 0600;
 
 Result<Key> parse_key(std::string_view line, const std::string& where) {
@@ -48,8 +47,9 @@ Result<Key> parse_key(std::string_view line, const std::string& where) {
       *limit = *number;
     } else if (field == "granted_usd") {
       const auto usd = value.to_double();
-      if (!value.is_number() || !usd || !(*usd >= 0 && *usd <= kMostGranted)) return wrong("USD, at most 1000000");
-      key.granted = std::llround(*usd * 1e6) * (kUsd / 1'000'000);
+      const auto granted = value.is_number() && usd ? millionths(*usd) : std::nullopt;
+      if (!granted) return wrong("USD, at most 1000000, with at most six decimals");
+      key.granted = *granted * (kUsd / 1'000'000);
     } else if (field == "name") {
       if (!value.is_string() || !is_key_name(value.as_string()))
         return wrong("1 to 64 letters, digits, '.', '_' or '-'");
@@ -98,21 +98,41 @@ Status for_each_line(std::string_view text, F&& f) {
   return {};
 }
 
-// Reads, changes and replaces the file while no other does.
-Status edit(const std::string& path, bool may_be_new,
+// Where links lead, also where nothing is there yet: the file is replaced, and not the link to it.
+Result<std::string> target_of(const std::string& path) {
+  constexpr int kMostLinks = 40;
+  std::filesystem::path target = path;
+  std::error_code none;
+  for (int i = 0; std::filesystem::is_symlink(std::filesystem::symlink_status(target, none)); ++i) {
+    if (i == kMostLinks) return Error{Code::kIo, path + ": expected a file, found links that lead nowhere"};
+    target = target.parent_path() / std::filesystem::read_symlink(target, none);
+  }
+  return target.string();
+}
+
+// Reads, changes and replaces the file while no other does. It keeps its owner and mode; a new one is the owner's only.
+Status edit(const std::string& link, bool may_be_new,
             const std::function<Status(std::string& text, const std::vector<Key>& keys)>& change) {
+  const std::string path = HADAL_TRY(target_of(link));
   // The lock is the folder's, since the file is replaced.
   std::string folder = std::filesystem::path(path).parent_path().string();
   if (folder.empty()) folder = ".";
   const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return Error{Code::kIo, fmt::format("{}: cannot open its folder: {}", path, std::strerror(errno))};
-  ::flock(fd, LOCK_EX);
   const Status status = [&]() -> Status {
+    int locked;
+    do {
+      locked = ::flock(fd, LOCK_EX);
+    } while (locked != 0 && errno == EINTR);
+    if (locked != 0) return Error{Code::kIo, fmt::format("{}: cannot lock its folder: {}", path, std::strerror(errno))};
     std::string text;
     if (!may_be_new || file_exists(path)) text = HADAL_TRY(read_file(path, 64 << 20));
     const auto keys = HADAL_TRY(parse_keys(text, path));
     HADAL_TRY(change(text, keys));
     auto file = HADAL_TRY(OutputFile::create(path, kOwnerOnly));
+    struct stat before {};
+    if (::stat(path.c_str(), &before) == 0)
+      HADAL_TRY(file.set_access(before.st_mode & 07777, before.st_uid, before.st_gid));
     HADAL_TRY(file.write(text.data(), text.size()));
     return file.finish();
   }();

@@ -32,7 +32,8 @@ Result<std::vector<Key>> read_keys(const std::string& path);
 // Compares with every key, in a time that does not depend on which is the right one.
 const Key* find_key(const std::vector<Key>& keys, std::string_view secret);
 
-// Edits of a file, which keep its other lines. kInvalid: the name is taken. kNotFound: there is no such name.
+// Edits of a file, which keep its other lines, its mode and its owner; a link stays one. kInvalid: the name is taken.
+// kNotFound: there is no such name.
 Status add_key(const std::string& path, const Key& key);  // the file may be missing
 Status remove_key(const std::string& path, const std::string& name);
 

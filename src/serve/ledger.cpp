@@ -3,12 +3,14 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sqlite3.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 
 #include "base/file.h"
 
@@ -28,7 +30,11 @@ constexpr const char* kSchema =
 
 }  // namespace
 
-void LedgerFile::Close::operator()(sqlite3* database) const { sqlite3_close(database); }
+void LedgerFile::Close::operator()(sqlite3* database) const {
+  // SQLite leaves the log as it is where the file was moved, and whoever makes the next one throws it away.
+  sqlite3_wal_checkpoint_v2(database, nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
+  sqlite3_close(database);
+}
 
 class LedgerFile::Statement {
  public:
@@ -89,13 +95,20 @@ Result<bool> LedgerFile::is_empty() const {
   return false;
 }
 
-Result<LedgerFile> LedgerFile::open(const std::string& path) {
+Result<LedgerFile> LedgerFile::open(const std::string& given) {
+  if (given.empty() || given == ":memory:")
+    return Error{Code::kInvalid, fmt::format("the ledger: expected a file, found \"{}\"", given)};
+  const std::string path = std::filesystem::absolute(given);  // wherever the process goes
   // Made here, so that nobody else may read it; SQLite gives the files beside it the same mode.
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0) return Error{Code::kIo, fmt::format("{}: cannot open: {}", path, std::strerror(errno))};
+  struct stat opened {};
+  ::fstat(fd, &opened);
   ::close(fd);
   LedgerFile file;
   file.path_ = path;
+  file.device_ = opened.st_dev;
+  file.inode_ = opened.st_ino;
   sqlite3* database = nullptr;
   const int state = sqlite3_open_v2(path.c_str(), &database, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
   file.database_.reset(database);
@@ -134,6 +147,14 @@ Result<LedgerFile> LedgerFile::open_to_read(const std::string& path) {
 }
 
 Status LedgerFile::write(const std::vector<LedgerRow>& rows) {
+  // SQLite would go on in a file that nobody finds any more. What it has in the log belongs there, though.
+  struct stat now {};
+  const bool is_there = ::stat(path_.c_str(), &now) == 0;
+  if (!is_there || now.st_dev != device_ || now.st_ino != inode_) {
+    sqlite3_wal_checkpoint_v2(database_.get(), nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
+    return Error{Code::kIo,
+                 fmt::format("{}: expected the file that was opened, found {}", path_, is_there ? "another" : "none")};
+  }
   HADAL_TRY(run("BEGIN IMMEDIATE"));
   const Status status = [&]() -> Status {
     Statement insert(

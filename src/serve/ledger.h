@@ -1,8 +1,9 @@
 // The ledger: a SQLite file with one row for each request that was answered. What it holds outlives kills and power
 // cuts, and others may read it while it is written.
 //
-// append() never waits: a thread of its own writes what came, in one transaction. When the disk fails, one line on
-// stderr says so, rows wait, and writing is tried again each second; when too many wait, new ones are lost and counted.
+// append() never waits: a thread of its own writes what came, in one transaction. When the disk fails, or
+// the file is moved away, one line on stderr says so, rows wait, and writing is tried again each second; when too many
+// wait, new ones are lost and counted.
 #pragma once
 
 #include <condition_variable>
@@ -37,7 +38,8 @@ class LedgerFile {
  public:
   static Result<LedgerFile> open(const std::string& path);          // to write; made when it is missing
   static Result<LedgerFile> open_to_read(const std::string& path);  // also where nothing may be written
-  Status write(const std::vector<LedgerRow>& rows);                 // all or none
+  // All or none. kIo: also where the path has another file by now, or none.
+  Status write(const std::vector<LedgerRow>& rows);
 
   enum class By { kKey, kDay, kModel, kEndpoint };
   struct Sum {
@@ -58,6 +60,7 @@ class LedgerFile {
   Error failure() const;
 
   std::string path_;
+  uint64_t device_ = 0, inode_ = 0;  // of what was opened to write
   std::unique_ptr<sqlite3, Close> database_;
 };
 

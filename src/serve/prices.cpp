@@ -13,8 +13,7 @@ namespace {
 
 using json::Value;
 
-constexpr double kPicoPerToken = 1e6;  // of a price in USD per million tokens
-constexpr double kMostPrice = 1e6;
+constexpr double kMostUsd = 1e6;
 
 Error wrong(const std::string& where, const std::string& expected, const Value* found) {
   return {Code::kInvalid, fmt::format("{}: expected {}, found {}", where, expected,
@@ -33,10 +32,9 @@ Result<Price> read_price(const Value& row, const std::string& where) {
        {std::pair{"hit", &price.hit}, std::pair{"miss", &price.miss}, std::pair{"output", &price.output}}) {
     const Value* value = row.find(key);
     const auto usd = value ? value->to_double() : std::nullopt;
-    const double pico = usd.value_or(-1) * kPicoPerToken;
-    if (!(pico >= 0 && *usd <= kMostPrice) || std::abs(pico - std::round(pico)) > 1e-3)
-      return wrong(where + "." + key, "USD per million tokens with at most six decimals", value);
-    *out = std::llround(pico);
+    const auto pico = millionths(usd.value_or(-1));  // per token, then
+    if (!pico) return wrong(where + "." + key, "USD per million tokens with at most six decimals", value);
+    *out = *pico;
   }
   return price;
 }
@@ -55,6 +53,13 @@ int day_of(std::string_view name) {
 }
 
 }  // namespace
+
+std::optional<int64_t> millionths(double usd) {
+  if (!(usd >= 0 && usd <= kMostUsd)) return std::nullopt;
+  const double rounded = std::round(usd * 1e6);
+  if (rounded / 1e6 != usd) return std::nullopt;  // a number of six decimals is the double nearest to this quotient
+  return static_cast<int64_t>(rounded);
+}
 
 std::string usd_text(PicoUsd amount) {
   const auto size = amount < 0 ? 0 - static_cast<uint64_t>(amount) : static_cast<uint64_t>(amount);
@@ -198,6 +203,14 @@ std::optional<Price> PriceTable::own_price(const std::string& model, int64_t tim
 std::optional<Price> PriceTable::at(std::string_view model, int64_t time) const {
   if (const auto price = own_price(lower(model), time)) return price;
   return default_.empty() ? std::nullopt : own_price(default_, time);
+}
+
+bool PriceTable::has(std::string_view model) const { return models_.contains(lower(model)); }
+
+std::string PriceTable::names() const {
+  std::string all;
+  for (const auto& [name, rows] : models_) all += (all.empty() ? "" : ", ") + name;
+  return all;
 }
 
 }  // namespace hadal::serve

@@ -19,6 +19,8 @@ namespace hadal::serve {
 // Money, in 10^-12 USD. A price per million tokens with up to six decimals is a whole number of them per token.
 using PicoUsd = int64_t;
 inline constexpr PicoUsd kUsd = 1'000'000'000'000;
+// A number of USD, 10^6 at most, in millionths of one. nullopt: it has more than six decimals, or is no such number.
+std::optional<int64_t> millionths(double usd);
 inline double as_usd(PicoUsd amount) { return static_cast<double>(amount) / static_cast<double>(kUsd); }
 std::string usd_text(PicoUsd amount);  // "12.50", "0.0000123": all the decimals it has, at least two
 
@@ -41,9 +43,11 @@ class PriceTable {
   static Result<PriceTable> parse(std::string_view text, const std::string& where);
   static Result<PriceTable> load(const std::string& path);
 
-  // Of a model, by the name it was asked for, for a request that came at `time` (seconds since 1970). Names without a
+  // Of a model, for a request that came at `time` (seconds since 1970); names are the same in any case. Those without a
   // price of their own then have that of the table's "default". nullopt: there is none either.
   std::optional<Price> at(std::string_view model, int64_t time) const;
+  bool has(std::string_view model) const;  // a row of its own
+  std::string names() const;               // of all models: "a, b, c"
 
  private:
   struct Schedule {

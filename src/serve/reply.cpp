@@ -60,9 +60,9 @@ void Reply::started(const Reuse& reuse) {
 
 double Reply::age() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - arrival_).count(); }
 
-void Reply::report(const char* reason) {
+void Reply::report(const char* reason, bool is_owed) {
   timing_.done = age();
-  if (const auto cost = charge_ ? charge_(answer_, reason, timing_) : std::nullopt) {
+  if (const auto cost = charge_ ? charge_(answer_, reason, is_owed, timing_) : std::nullopt) {
     if (with_cost_) answer_.cost_usd = as_usd(*cost);
     const std::lock_guard lock(mutex_);
     more_.emplace_back("x-hadal-cost-usd", usd_text(*cost));
@@ -213,7 +213,8 @@ void Reply::done(const Status& status, engine::Completion completion) {
   const bool gave_up = !status.ok() && status.error().code == Code::kUnsupported && format_->knows_giving_up();
   if (!status.ok() && !gave_up) {
     const Code code = status.error().code;
-    report(code == Code::kCancelled ? "cancelled" : "error");
+    // Opened: some of the text is with the client. Who leaves owes what was written for him.
+    report(code == Code::kCancelled ? "cancelled" : "error", opened_ || code == Code::kCancelled);
     if (code == Code::kCancelled) {  // the client went away: nobody listens
       const std::lock_guard lock(mutex_);
       finished_ = true;
@@ -243,7 +244,8 @@ void Reply::done(const Status& status, engine::Completion completion) {
   report(gave_up                                ? "error"
          : answer_.ending == Ending::kLength    ? "length"
          : answer_.ending == Ending::kToolCalls ? "tool_calls"
-                                                : "stop");
+                                                : "stop",
+         !gave_up || answer_.tokens > 0);  // what it had is delivered
   if (stream_) {
     open();
     write(format_->close(answer_));

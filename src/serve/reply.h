@@ -33,9 +33,10 @@ struct ReplyContext {
   ReplayMemory* replays = nullptr;  // the same
 };
 
-// Told once how an answer ended (stop, length, tool_calls, error, cancelled), on the scheduler's thread. What it cost,
-// where it has a price.
-using Charge = std::function<std::optional<PicoUsd>(const Answer& answer, const char* ending, const Timing& timing)>;
+// Told once how an answer ended (stop, length, tool_calls, error, cancelled), on the scheduler's thread, and whether it
+// is owed: it is not where it failed before anything of it was delivered. What it cost, where it has a price.
+using Charge =
+    std::function<std::optional<PicoUsd>(const Answer& answer, const char* ending, bool is_owed, const Timing& timing)>;
 
 class Reply final : public Sink {
  public:
@@ -67,7 +68,7 @@ class Reply final : public Sink {
   Headers headers(const char* content_type) const;
   void fail(const ApiError& error);
   double age() const;  // seconds since the request came
-  void report(const char* reason);
+  void report(const char* reason, bool is_owed);
 
   const bool stream_, logprobs_, may_call_, is_raw_;
   const ReplyContext& context_;

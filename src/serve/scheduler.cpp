@@ -1,6 +1,8 @@
 #include "serve/scheduler.h"
 
 #include <algorithm>
+#include <iterator>
+#include <tuple>
 
 namespace hadal::serve {
 namespace {
@@ -13,11 +15,13 @@ constexpr int64_t kMostRecentIds = int64_t{4} << 20;
 Scheduler::Ticket Scheduler::submit(Submission submission, double now) {
   const std::lock_guard lock(mutex_);
   if (draining_) return {Refusal::kDraining, 0};
-  int& of_key = per_key_[submission.key];
+  OfKey& of_key = per_key_[submission.key];
   const int most = submission.max_per_key > 0 ? submission.max_per_key : limits_.max_per_key;
-  if (most > 0 && of_key >= most) return {Refusal::kKeyLimit, 0};
-  if (n_waiting_ >= limits_.max_waiting) return {Refusal::kQueueFull, 0};
-  ++of_key;
+  if (most > 0 && of_key.all >= most) return {Refusal::kKeyLimit, 0};
+  if (n_waiting_ >= limits_.max_waiting || of_key.waiting >= most_waiting(submission.key))
+    return {Refusal::kQueueFull, 0};
+  ++of_key.all;
+  ++of_key.waiting;
   ++n_waiting_;
   const uint64_t id = next_id_++;
   const std::string space = space_of(submission);
@@ -25,6 +29,17 @@ Scheduler::Ticket Scheduler::submit(Submission submission, double now) {
   inbox_.push_back(std::make_shared<Job>(
       Job{id, std::move(submission), now, cache::Trail(resident_, store_, root, limits_.save_every)}));
   return {std::nullopt, id};
+}
+
+int Scheduler::most_waiting(const std::string& key) const {
+  return key.empty() ? limits_.max_waiting : (3 * limits_.max_waiting + 3) / 4;
+}
+
+void Scheduler::count_waiting(const JobPtr& job, int change) {
+  const std::lock_guard lock(mutex_);
+  n_waiting_ += change;
+  const auto of_key = per_key_.find(job->submission.key);  // gone: it has ended already
+  if (of_key != per_key_.end()) of_key->second.waiting += change;
 }
 
 void Scheduler::cancel(uint64_t id) {
@@ -38,6 +53,15 @@ void Scheduler::drain(bool cut) {
   cut_ = cut_ || cut;
 }
 
+template <class F>
+std::vector<Scheduler::JobPtr> Scheduler::waiting_that(F&& f) const {
+  std::vector<JobPtr> those;
+  for (const auto& [key, line] : waiting_)
+    for (const auto& [user, queue] : line.queues)
+      std::copy_if(queue.begin(), queue.end(), std::back_inserter(those), [&](const JobPtr& job) { return f(*job); });
+  return those;
+}
+
 void Scheduler::take_inbox() {
   std::vector<JobPtr> arrived;
   std::vector<uint64_t> cancels;
@@ -48,19 +72,12 @@ void Scheduler::take_inbox() {
     cancels.swap(cancels_);
     cut = cut_;
   }
-  for (JobPtr& job : arrived) {
+  for (const JobPtr& job : arrived) {
     ++counters_.submitted;
-    const std::string owner = owner_of(job->submission);
-    Queue& queue = waiting_[owner];
-    if (queue.empty()) turns_.push_back(owner);
-    queue.push_back(std::move(job));
+    enqueue(job, End::kBack);
   }
   const auto cancelled = [&](uint64_t id) { return std::find(cancels.begin(), cancels.end(), id) != cancels.end(); };
-  std::vector<JobPtr> gone;
-  for (const auto& [owner, queue] : waiting_)
-    for (const JobPtr& job : queue)
-      if (cut || cancelled(job->id)) gone.push_back(job);
-  for (const JobPtr& job : gone) {
+  for (const JobPtr& job : waiting_that([&](const Job& one) { return cut || cancelled(one.id); })) {
     forget_waiting(job);
     if (job->batch_id >= 0) {  // suspended: the batch still has it
       batch_.stop(job->batch_id, engine::Finish::kCancelled);
@@ -83,11 +100,8 @@ void Scheduler::take_inbox() {
 }
 
 void Scheduler::expire(double now) {
-  std::vector<JobPtr> late;
-  for (const auto& [owner, queue] : waiting_)
-    for (const JobPtr& job : queue)
-      if (job->batch_id < 0 && now - job->since > limits_.max_wait_s) late.push_back(job);
-  for (const JobPtr& job : late) {
+  const auto is_late = [&](const Job& job) { return job.batch_id < 0 && now - job.since > limits_.max_wait_s; };
+  for (const JobPtr& job : waiting_that(is_late)) {
     forget_waiting(job);
     ++counters_.expired;
     finish(job, Error{Code::kBusy, "waited too long for a place"}, {});
@@ -228,29 +242,32 @@ void Scheduler::begin_loaded() {
   }
 }
 
-// Users in turn: one of each, as long as there is room. Whoever is next and finds none waits, and all behind him: who
-// needs much would else never come.
+// Keys in turn, and of each the next user: one of each, as long as there is room. Whoever is next and finds none waits,
+// and all behind him: who needs much would else never come.
 void Scheduler::admit() {
   while (static_cast<int>(running_.size() + loading_.size()) < limits_.max_running && !turns_.empty()) {
-    const std::string owner = turns_.front();
-    turns_.pop_front();
-    Queue& queue = waiting_.at(owner);
-    const JobPtr job = queue.front();
-    if (!start(job)) {
-      turns_.push_front(owner);
-      return;
-    }
-    queue.pop_front();
-    {
-      const std::lock_guard lock(mutex_);
-      --n_waiting_;
-    }
-    if (queue.empty()) {
-      waiting_.erase(owner);
-    } else {
-      turns_.push_back(owner);
-    }
+    const std::string key = turns_.front();
+    Line& line = waiting_.at(key);
+    const std::string user = line.turns.front();
+    const JobPtr job = line.queues.at(user).front();
+    if (!start(job)) return;
+    // Both are the last in turn now, if they still have something waiting.
+    std::rotate(turns_.begin(), turns_.begin() + 1, turns_.end());
+    std::rotate(line.turns.begin(), line.turns.begin() + 1, line.turns.end());
+    forget_waiting(job);
   }
+}
+
+void Scheduler::enqueue(const JobPtr& job, End end) {
+  const auto add = [end](auto& deque, const auto& value) {
+    end == End::kFront ? deque.push_front(value) : deque.push_back(value);
+  };
+  const Submission& submission = job->submission;
+  Line& line = waiting_[submission.key];
+  if (line.queues.empty()) add(turns_, submission.key);
+  Queue& queue = line.queues[submission.user];
+  if (queue.empty()) add(line.turns, submission.user);
+  add(queue, job);
 }
 
 void Scheduler::make_room() {
@@ -268,32 +285,32 @@ void Scheduler::make_room() {
     batch_.suspend(job->batch_id);
     job->trail.forget();
     ++counters_.suspended;
-    const std::string owner = owner_of(job->submission);
-    Queue& queue = waiting_[owner];
-    if (queue.empty()) turns_.push_front(owner);
-    queue.push_front(job);
-    const std::lock_guard lock(mutex_);
-    ++n_waiting_;
+    enqueue(job, End::kFront);
+    count_waiting(job, 1);
   }
 }
 
 void Scheduler::forget_waiting(const JobPtr& job) {
-  const std::string owner = owner_of(job->submission);
-  Queue& queue = waiting_.at(owner);
+  const auto& [key, user] = std::tie(job->submission.key, job->submission.user);
+  Line& line = waiting_.at(key);
+  Queue& queue = line.queues.at(user);
   queue.erase(std::find(queue.begin(), queue.end(), job));
   if (queue.empty()) {
-    waiting_.erase(owner);
-    turns_.erase(std::find(turns_.begin(), turns_.end(), owner));
+    line.queues.erase(user);
+    line.turns.erase(std::find(line.turns.begin(), line.turns.end(), user));
   }
-  const std::lock_guard lock(mutex_);
-  --n_waiting_;
+  if (line.queues.empty()) {
+    waiting_.erase(key);
+    turns_.erase(std::find(turns_.begin(), turns_.end(), key));
+  }
+  count_waiting(job, -1);
 }
 
 void Scheduler::finish(const JobPtr& job, const Status& status, engine::Completion completion) {
   {
     const std::lock_guard lock(mutex_);
     const auto of_key = per_key_.find(job->submission.key);
-    if (--of_key->second == 0) per_key_.erase(of_key);
+    if (--of_key->second.all == 0) per_key_.erase(of_key);
   }
   if (status.ok()) {
     ++counters_.finished;

@@ -1,17 +1,18 @@
-// Who runs when. Completions wait in a queue per user, join the batch between two steps, and leave it when they end,
-// are cancelled, or have to give their memory back for a while.
+// Who runs when. Completions wait in a queue per key and user, join the batch between two steps, and leave it when they
+// end, are cancelled, or have to give their memory back for a while.
 //
 //   submit()  →  waiting  →  running  ⇄  suspended  →  done
 //
-//   fair        users take turns, whatever each has waiting; a long prompt shares the rows of a step (engine/batch.h)
-//   bounded     so many run and wait at once, in all and per key; nobody waits longer than max_wait_s to start
+//   fair        keys take turns, and the users of a key take its turns, whatever each has waiting; a long prompt shares
+//               the rows of a step (engine/batch.h)
+//   bounded     so many run and wait at once, in all and per key; of the places to wait a key leaves a quarter to
+//               others; nobody waits longer than max_wait_s to start
 //   memory      when states outgrow kv_bytes, first conversations that only rest in memory go, the least recently used
 //               first, then the latest running one is suspended: it waits at the head of its user's queue and reads its
 //               tokens again when there is room. No token changes by it (docs/numerics.md)
-//   cached      a new prompt goes on from the longest state that is its true prefix, of the same key and user: in
-//   memory
-//               (cache/resident.h), or read from disk beside the others' steps (cache/store.h). States are kept where
-//               the next prompt may part from this one: `Submission` says where that is
+//   cached      a new prompt goes on from the longest state that is its true prefix, of the same key and user,
+//               in memory (cache/resident.h) or read from disk beside the others' steps (cache/store.h). States are
+//               kept where the next prompt may part from this one: `Submission` says where that is
 //
 // Time comes from the caller, in seconds of any clock that does not go back: tests drive a virtual one.
 // Threads: step() and counters() by one thread, the decoder's; submit(), cancel(), drain(), seen() by any. Sinks are
@@ -67,7 +68,7 @@ class Sink {
 
 struct Submission {
   engine::Request request;  // without start and pauses
-  std::string key, user;    // whose turn it takes; states are shared within both only
+  std::string key, user;    // whose turn it takes; states are shared within both only. No key: there are no others
   int max_per_key = 0;      // of this key; 0: as Limits say
   // Positions in the prompt that other prompts may have in common with it: the end of system prompt and tools, and of
   // everything before the last assistant header. 0: none.
@@ -128,6 +129,13 @@ class Scheduler {
     std::vector<TokenId> ids;
   };
   using Queue = std::deque<JobPtr>;
+  struct Line {                           // of those who wait with one key
+    std::map<std::string, Queue> queues;  // by user
+    std::deque<std::string> turns;        // users that wait, next first
+  };
+  struct OfKey {
+    int all = 0, waiting = 0;
+  };
 
   bool pass(double now);
   void take_inbox();
@@ -141,7 +149,13 @@ class Scheduler {
   Error ended_by() const;
   void make_room();
   void finish(const JobPtr& job, const Status& status, engine::Completion completion);
+  enum class End { kFront, kBack };
+  void enqueue(const JobPtr& job, End end);
   void forget_waiting(const JobPtr& job);
+  template <class F>
+  std::vector<JobPtr> waiting_that(F&& f) const;
+  void count_waiting(const JobPtr& job, int change);
+  int most_waiting(const std::string& key) const;
   int64_t running_bytes() const;
   int64_t needed_bytes(int64_t n_tokens) const;
   static std::string owner_of(const Submission& submission) { return submission.key + '\n' + submission.user; }
@@ -152,10 +166,10 @@ class Scheduler {
   cache::Store* const store_;
   const engine::Decoder& decoder_;
   engine::Batch batch_;
-  std::map<std::string, Queue> waiting_;  // by owner
-  std::deque<std::string> turns_;         // owners that wait, next first
-  std::map<int, JobPtr> running_;         // by batch id; suspended ones are in waiting_
-  std::vector<JobPtr> loading_;           // their states are being read
+  std::map<std::string, Line> waiting_;  // by key
+  std::deque<std::string> turns_;        // keys that wait, next first
+  std::map<int, JobPtr> running_;        // by batch id; suspended ones are in waiting_
+  std::vector<JobPtr> loading_;          // their states are being read
   cache::Resident resident_;
   std::deque<Recent> recent_;  // latest last
   std::vector<engine::Event> events_;
@@ -164,7 +178,7 @@ class Scheduler {
   mutable std::mutex mutex_;  // of what follows
   std::vector<JobPtr> inbox_;
   std::vector<uint64_t> cancels_;
-  std::map<std::string, int> per_key_;
+  std::map<std::string, OfKey> per_key_;
   int n_waiting_ = 0;  // inbox included
   uint64_t next_id_ = 1;
   bool draining_ = false, cut_ = false;

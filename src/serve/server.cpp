@@ -410,21 +410,29 @@ class ServerImpl final : public Server {
     if (used >= window || (options_.rules.strict && turn.max_tokens && used + asked > window))
       return send_error(*reply, too_long(style, used, asked), id, style);
 
+    const auto since = std::chrono::system_clock::now().time_since_epoch();
+    const int64_t time_ms = std::chrono::duration_cast<std::chrono::milliseconds>(since).count();
+    const int64_t wanted = std::min(asked, window - used);
+    auto admitted = accounts_->admit(request.key, used, wanted, time_ms);
+    if (const auto* error = std::get_if<ApiError>(&admitted)) return send_error(*reply, *error, id, style);
+    const auto admission = std::get<Accounts::Admission>(std::move(admitted));
+
     auto demanded = constraints_.of(turn, prompt);
     if (const auto* error = std::get_if<ApiError>(&demanded)) return send_error(*reply, *error, id, style);
     const Demand& demand = std::get<Demand>(demanded);
     Headers more = ignored_header(demand.ignored);
+    if (admission.max_tokens < wanted) more.emplace_back("x-hadal-max-tokens", std::to_string(admission.max_tokens));
     if (!turn.retired.empty()) {
       more.emplace_back("deprecation", fmt::format("@{}", parse_utc(turn.retired).value_or(0)));
       more.emplace_back("x-hadal-warning", fmt::format("{} is a retired name since {}", turn.model, turn.retired));
     }
     const auto sink = std::make_shared<Reply>(turn, prompt, replies_, std::move(format), reply, id, std::move(more),
-                                              charge_of(request, turn));
+                                              charge_of(request, turn, time_ms, admission.hold));
     Submission submission;
     submission.request.constraint = demand.constraint;
     submission.request.prompt = std::move(prompt.ids);
     submission.request.sampling = turn.sampling;
-    submission.request.max_tokens = std::min(asked, window - used);
+    submission.request.max_tokens = admission.max_tokens;
     submission.system_end = prompt.system_end;
     submission.header_at = prompt.header_at;
     submission.key = request.key;
@@ -459,14 +467,16 @@ class ServerImpl final : public Server {
     wake();
   }
 
-  Charge charge_of(const HttpRequest& request, const Turn& turn) {
-    const auto since = std::chrono::system_clock::now().time_since_epoch();
-    LedgerRow row{.time_ms = std::chrono::duration_cast<std::chrono::milliseconds>(since).count(),
+  // It owns the hold: a reply that never ended gives it back when it goes.
+  Charge charge_of(const HttpRequest& request, const Turn& turn, int64_t time_ms,
+                   std::shared_ptr<Accounts::Hold> hold) {
+    LedgerRow row{.time_ms = time_ms,
                   .key = request.key,
                   .user = turn.user.empty() ? "" : namespace_of(turn.user),
                   .endpoint = canonical(request.path),
                   .model = turn.model};
-    return [this, row = std::move(row)](const Answer& answer, const char* ending, const Timing& timing) mutable {
+    return [this, row = std::move(row), hold = std::move(hold)](const Answer& answer, const char* ending, bool is_owed,
+                                                                const Timing& timing) mutable {
       row.finish = ending;
       row.seconds = timing.done;
       if (timing.started >= 0) {  // else nothing of it was read
@@ -475,7 +485,7 @@ class ServerImpl final : public Server {
       }
       row.output_tokens = answer.tokens;
       row.reasoning_tokens = answer.reasoning_tokens;
-      return accounts_->finished(std::move(row), now());
+      return accounts_->finished(std::move(row), now(), is_owed, hold.get());
     };
   }
 
@@ -656,8 +666,8 @@ class ServerImpl final : public Server {
 }  // namespace
 
 Result<std::unique_ptr<Server>> Server::open(engine::Decoder& decoder, const text::Tokenizer& tokenizer,
-                                             const ServerOptions& options) {
-  auto accounts = HADAL_TRY(Accounts::open(options.accounts));
+                                             const ServerOptions& options, std::unique_ptr<Accounts> accounts) {
+  if (!accounts) accounts = HADAL_TRY(Accounts::open({}));
   auto server = std::make_unique<ServerImpl>(decoder, tokenizer, options, std::move(accounts));
   HADAL_TRY(server->listen());
   return std::unique_ptr<Server>(std::move(server));

@@ -18,7 +18,6 @@ namespace hadal::serve {
 
 struct ServerOptions {
   HttpOptions http;
-  AccountOptions accounts;
   Limits limits;
   RequestRules rules;
   bool keep_alive = true;
@@ -33,10 +32,10 @@ struct ServerOptions {
 
 class Server {
  public:
-  // The decoder and the tokenizer must outlive it. kIo: the address cannot be listened on. Keys, prices and ledger fail
-  // as their files do.
+  // The decoder and the tokenizer must outlive it. No accounts: everybody may, and nothing costs. kIo: the address
+  // cannot be listened on.
   static Result<std::unique_ptr<Server>> open(engine::Decoder& decoder, const text::Tokenizer& tokenizer,
-                                              const ServerOptions& options);
+                                              const ServerOptions& options, std::unique_ptr<Accounts> accounts = {});
   virtual ~Server() = default;
   virtual uint16_t port() const = 0;
   // Serves until stop() was called and what runs has ended; after drain_seconds it is told to.

@@ -59,7 +59,8 @@ TEST(KeyCommand, AddsListsAndRemoves) {
   EXPECT_EQ(hadal("key list " + file).out.find("alice"), std::string::npos);
   EXPECT_EQ(hadal("key list /nonexistent").status, 1);
   for (const char* wrong : {"key", "key add", "key add x", "key add x 'a b'", "key add x a --concurrent 0",
-                            "key add x a --granted -1", "key add x a --granted much", "key remove x", "key nonsense x"})
+                            "key add x a --granted -1", "key add x a --granted much", "key add x a --granted 1e-9",
+                            "key add x a --granted 0.0000015", "key remove x", "key nonsense x"})
     EXPECT_EQ(hadal(wrong).status, 2) << wrong;
 }
 
@@ -123,6 +124,8 @@ TEST(ServeCommand, RefusesToOpenUpWithoutKeys) {
   expect_failure("serve -m /nonexistent --host 0.0.0.0",
                  "--host 0.0.0.0: expected 127.0.0.1 or ::1, or --keys FILE, which keeps others out");
   EXPECT_EQ(hadal("serve --tls-cert x").status, 2);
+  for (const char* option : {"--keys", "--price-table", "--ledger"})  // of a shell's variable that is not set, say
+    EXPECT_EQ(hadal(std::string("serve -m /nonexistent ") + option + " ''").status, 2) << option;
   EXPECT_EQ(hadal("serve --tls-key x").status, 2);
   expect_failure("serve -m /nonexistent --tls-cert /nonexistent --tls-key x",
                  "/nonexistent: expected a certificate in PEM: No such file or directory");
@@ -185,9 +188,15 @@ TEST(ServeCommand, KeysPricesAndLedgerWorkTogether) {
   const std::string body = R"({"model":"nano","max_tokens":3,"messages":[{"role":"user","content":"hi"}]})";
   const std::string rest =
       "Host: any.example\r\nConnection: close\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+  const std::string prices = HADAL_SOURCE_DIR "/models/prices.json";
+  expect_failure("serve -m " + model + " --price-table " + prices,
+                 prices +
+                     ": expected a price of nano that holds now, or --price-as with one of: deepseek-chat, "
+                     "deepseek-flash, deepseek-pro, deepseek-reasoner, deepseek-v4-flash, deepseek-v4-pro");
+  EXPECT_EQ(hadal("serve -m " + model + " --price-as deepseek-v4-flash").status, 2);
   {
-    const Served served("-m " + model + " --host 0.0.0.0 --keys " + keys + " --ledger " + ledger +
-                        " --price-table " HADAL_SOURCE_DIR "/models/prices.json");
+    const Served served("-m " + model + " --host 0.0.0.0 --keys " + keys + " --ledger " + ledger + " --price-table " +
+                        prices + " --price-as deepseek-v4-flash");
     EXPECT_NE(served.said.find("OPENAI_API_KEY=sk-..."), std::string::npos) << served.said;
     EXPECT_NE(read_file(served.err_path).value().find("without TLS"), std::string::npos);
     expect_80_columns(read_file(served.err_path).value());

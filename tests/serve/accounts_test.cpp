@@ -3,6 +3,7 @@
 #include "serve/accounts.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <cmath>
 #include <fstream>
@@ -72,7 +73,10 @@ struct Files {
         write_file(prices, R"({"models": {"m": [{"from": "2020-01-01", "hit": 1, "miss": 10, "output": 100}]}})").ok());
   }
 };
-std::unique_ptr<Accounts> open(const AccountOptions& options) { return Accounts::open(options).value(); }
+std::unique_ptr<Accounts> open(AccountOptions options) {
+  if (options.model.empty()) options.model = "m";
+  return Accounts::open(options).value();
+}
 HttpRequest with(const std::string& authorization, const std::string& x_api_key = "") {
   HttpRequest request;
   if (!authorization.empty()) request.headers["authorization"] = authorization;
@@ -155,6 +159,31 @@ TEST(Accounts, KeysAreReadAgainWhenTheyChange) {
   EXPECT_FALSE(is_known("secret of c"));
 }
 
+// A revoked key must not live on because the file could not be opened at the one moment when it had changed.
+TEST(Accounts, KeysThatCannotBeReadAreReadLater) {
+  const Files files;
+  files.write_keys("");
+  const auto accounts = open({.keys = files.keys});
+  ASSERT_TRUE(remove_key(files.keys, "a").ok());
+  const auto is_known = [&] {
+    const auto name = accounts->name_of(with("Bearer secret of a"));
+    return std::holds_alternative<std::string>(name);
+  };
+  ::testing::internal::CaptureStderr();
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  const rlimit none{0, limit.rlim_max};
+  ::setrlimit(RLIMIT_NOFILE, &none);
+  for (int i = 0; i < 3; ++i) accounts->reload();
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+  EXPECT_TRUE(is_known());
+  accounts->reload();
+  EXPECT_FALSE(is_known());
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;  // once
+  EXPECT_NE(said.find("Too many open files; the keys stay what they were"), std::string::npos) << said;
+}
+
 TEST(Accounts, LimitsOfAMinuteAreThoseOfEachKey) {
   const Files files;
   files.write_keys(R"(, "requests_per_minute": 2, "tokens_per_minute": 100, "concurrent": 7)");
@@ -204,10 +233,7 @@ TEST(Accounts, BalancesOutliveTheServer) {
     EXPECT_FALSE(accounts->refusal("a", 1));
     LedgerRow failed = row("a", 1000, 0, 1000);
     failed.finish = "error";
-    EXPECT_EQ(accounts->finished(failed, 1), 0);  // ours to pay
-    LedgerRow other = row("a", 1000, 0, 1000);
-    other.model = "unpriced";
-    EXPECT_EQ(accounts->finished(other, 1), std::nullopt);
+    EXPECT_EQ(accounts->finished(failed, 1, false), 0);  // ours to pay
     EXPECT_EQ(total(*accounts, "a"), "0.00045");
     EXPECT_EQ(usd_text(accounts->seen().cost.hit), "0.00005");
     EXPECT_EQ(usd_text(accounts->seen().cost.miss), "0.0005");
@@ -234,8 +260,88 @@ TEST(Accounts, BalancesOutliveTheServer) {
   const auto file = LedgerFile::open_to_read(files.ledger).value();
   const auto sums = file.sums(LedgerFile::By::kKey).value();
   ASSERT_EQ(sums.size(), 1u);
-  EXPECT_EQ(sums[0].requests, 4);
+  EXPECT_EQ(sums[0].requests, 3);
   EXPECT_EQ(usd_text(sums[0].cost), "0.00255");
+}
+
+// What runs at once never costs more than the grant; what ends, however, gives back what it did not cost.
+TEST(Accounts, AGrantIsALimit) {
+  const Files files;
+  files.write_keys(R"(, "granted_usd": 0.5)");  // 5,000 tokens of answers
+  files.write_prices();
+  const auto accounts = open({.keys = files.keys, .prices = files.prices});
+  const auto admit = [&](int64_t prompt, int64_t most, const std::string& name = "a") {
+    auto admitted = accounts->admit(name, prompt, most, row("", 0, 0, 0).time_ms);
+    if (const auto* error = std::get_if<ApiError>(&admitted)) {
+      EXPECT_EQ(error->status, 402);
+      EXPECT_EQ(error->message, "Insufficient Balance");
+      return Accounts::Admission{};
+    }
+    return std::get<Accounts::Admission>(std::move(admitted));
+  };
+  std::vector<Accounts::Admission> in_flight;
+  for (int i = 0; i < 40; ++i) {
+    Accounts::Admission one = admit(1000, 1000);  // 0.01 and 0.1 at most
+    if (one.hold) in_flight.push_back(std::move(one));
+  }
+  ASSERT_EQ(in_flight.size(), 4u);
+  EXPECT_FALSE(accounts->refusal("a", 1));                    // nothing is spent yet
+  EXPECT_EQ(admit(1000, 500).max_tokens, 500);                // 0.06 are left, and given back at once
+  EXPECT_FALSE(admit(1000, 501).hold);                        // as asked for or not at all, below kLeastAnswer
+  EXPECT_EQ(admit(0, 1'000'000, "b").max_tokens, 1'000'000);  // without a grant
+  // One costs all it may, one nothing, one little, one is never told to have ended.
+  accounts->finished(row("a", 1000, 0, 1000), 1, true, in_flight[0].hold.get());
+  accounts->finished(row("a", 1000, 0, 1000), 1, false, in_flight[1].hold.get());
+  accounts->finished(row("a", 1000, 1000, 10), 1, true, in_flight[2].hold.get());
+  in_flight.clear();
+  const auto rest = admit(1000, 1'000'000);  // 0.5 - 0.11 - 0.002, of which the prompt takes 0.01
+  EXPECT_EQ(rest.max_tokens, 3780);
+  EXPECT_FALSE(admit(0, 1).hold);
+  accounts->finished(row("a", 1000, 0, 3780), 1, true, rest.hold.get());
+  EXPECT_EQ(accounts->refusal("a", 1)->status, 402);
+  EXPECT_FALSE(admit(0, 0).hold == nullptr);  // what costs nothing is paid for
+}
+
+TEST(Accounts, WhatWasDeliveredCostsHoweverItEnded) {
+  const Files files;
+  files.write_prices();
+  const auto accounts = open({.prices = files.prices});
+  LedgerRow failed = row("", 100, 50, 10);
+  failed.finish = "error";
+  EXPECT_EQ(accounts->finished(failed, 1, true), 1550000000);
+  EXPECT_EQ(accounts->finished(failed, 1, false), 0);
+}
+
+// Clients choose what they call the model, not what it costs.
+TEST(Accounts, ThePriceIsThatOfTheServedModel) {
+  const Files files;
+  const std::string table = R"({"models": {"Small": [{"from": "2020-01-01", "hit": 1, "miss": 10, "output": 100}],
+                                           "large": [{"from": "2020-01-01", "hit": 2, "miss": 20, "output": 200}],
+                                           "later": [{"from": "2200-01-01", "hit": 1, "miss": 1, "output": 1}]})";
+  ASSERT_TRUE(write_file(files.prices, table + "}").ok());
+  const auto cost = [&](const std::string& served, const std::string& price_as, const std::string& asked) {
+    LedgerRow one = row("", 0, 0, 1);
+    one.model = asked;
+    return *open({.prices = files.prices, .model = served, .price_as = price_as})->finished(one, 1) / 1'000'000;
+  };
+  for (const char* asked : {"small", "large", "claude-x", "Small", "unpriced"}) {
+    EXPECT_EQ(cost("sMALL", "", asked), 100);
+    EXPECT_EQ(cost("large", "", asked), 200);
+    EXPECT_EQ(cost("large", "SMALL", asked), 100);
+    EXPECT_EQ(cost("mine", "large", asked), 200);
+  }
+  const auto refused = [&](const std::string& served, const std::string& price_as) {
+    return Accounts::open({.prices = files.prices, .model = served, .price_as = price_as}).error().message;
+  };
+  const std::string names = "large, later, small";
+  EXPECT_EQ(refused("mine", ""),
+            files.prices + ": expected a price of mine that holds now, or --price-as with one of: " + names);
+  EXPECT_EQ(refused("later", ""),
+            files.prices + ": expected a price of later that holds now, or --price-as with one of: " + names);
+  EXPECT_EQ(refused("small", "smal"), "--price-as smal: expected one of those in " + files.prices + ": " + names);
+  ASSERT_TRUE(write_file(files.prices, table + R"(, "default": "small"})").ok());
+  EXPECT_EQ(cost("mine", "", "large"), 100);
+  EXPECT_EQ(refused("mine", "yours"), "--price-as yours: expected one of those in " + files.prices + ": " + names);
 }
 
 TEST(Accounts, MissingFilesAreNamed) {

@@ -1,8 +1,14 @@
 #include "serve/keys.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <atomic>
+#include <filesystem>
 #include <fstream>
 #include <thread>
 
@@ -85,6 +91,75 @@ TEST(Keys, EditsAtOnceLoseNothing) {
   EXPECT_EQ(read_keys(path).value().size(), 16u);
 }
 
+TEST(Keys, EditsKeepLinksModesAndOwners) {
+  const std::string directory = temp_dir("keys"), path = directory + "/real/keys.jsonl", link = directory + "/link";
+  std::filesystem::create_directory(directory + "/real");
+  std::filesystem::create_symlink("real/first", link);  // a link to a link to what is not there yet
+  std::filesystem::create_symlink(path, directory + "/real/first");
+  ASSERT_TRUE(add_key(link, key_named("a")).ok());
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+  EXPECT_EQ(read_keys(path).value().size(), 1u);
+  ASSERT_EQ(::chmod(path.c_str(), 0640), 0);
+  const bool is_root = ::geteuid() == 0;
+  const uid_t owner = is_root ? 65534 : ::geteuid();
+  if (is_root) {
+    ASSERT_EQ(::chown(path.c_str(), owner, 65534), 0);
+  }
+  ASSERT_TRUE(add_key(link, key_named("b")).ok());
+  ASSERT_TRUE(remove_key(path, "a").ok());
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+  EXPECT_EQ(read_keys(link).value().size(), 1u);
+  struct stat s {};
+  ASSERT_EQ(::stat(path.c_str(), &s), 0);
+  EXPECT_EQ(s.st_mode & 07777, 0640u);
+  EXPECT_EQ(s.st_uid, owner);
+  std::filesystem::create_symlink("loop", directory + "/loop");
+  EXPECT_TRUE(add_key(directory + "/loop", key_named("a")).error().message.starts_with(directory + "/loop: "));
+}
+
+// A signal ends the wait for the lock: that is no lock.
+TEST(Keys, NobodyEditsWithoutTheLock) {
+  const std::string directory = temp_dir("keys"), path = directory + "/keys.jsonl";
+  const int other = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY);
+  ASSERT_EQ(::flock(other, LOCK_EX), 0);
+  struct sigaction before {
+  }, quiet{};
+  quiet.sa_handler = [](int) {};  // and no SA_RESTART
+  ::sigaction(SIGUSR1, &quiet, &before);
+  std::atomic<bool> over{false};
+  std::thread editor([&] {
+    EXPECT_TRUE(add_key(path, key_named("a")).ok());
+    over = true;
+  });
+  for (int i = 0; i < 20; ++i) {
+    ::usleep(10000);
+    ::pthread_kill(editor.native_handle(), SIGUSR1);
+  }
+  ::usleep(50000);
+  EXPECT_FALSE(over);
+  EXPECT_FALSE(file_exists(path));
+  ::close(other);
+  editor.join();
+  ::sigaction(SIGUSR1, &before, nullptr);
+  EXPECT_EQ(read_keys(path).value().size(), 1u);
+}
+
+TEST(Keys, GrantsAreExact) {
+  for (const auto& [text, expected] :
+       std::vector<std::pair<std::string, std::string>>{{"0", "0.00"},
+                                                        {"0.000001", "0.000001"},
+                                                        {"1e-6", "0.000001"},
+                                                        {"0.1", "0.10"},
+                                                        {"2.300001", "2.300001"},
+                                                        {"123456.789012", "123456.789012"},
+                                                        {"1000000", "1000000.00"}}) {
+    const auto keys =
+        parse_keys(R"({"name": "a", "sha256": ")" + hash('a') + R"(", "granted_usd": )" + text + "}", "f");
+    ASSERT_TRUE(keys.ok()) << keys.error().message;
+    EXPECT_EQ(usd_text(*keys.value()[0].granted), expected);
+  }
+}
+
 TEST(Keys, WrongFilesSayWhere) {
   const std::string good = R"({"name": "a", "sha256": ")" + hash('a') + "\"";
   for (const auto& [text, expected] : std::vector<std::pair<std::string, std::string>>{
@@ -99,6 +174,10 @@ TEST(Keys, WrongFilesSayWhere) {
            {good + R"(, "concurrent": 0})", "f: line 1: concurrent: expected a number from 1"},
            {good + R"(, "concurrent": 1.5})", "f: line 1: concurrent: expected a number from 1"},
            {good + R"(, "granted_usd": -1})", "f: line 1: granted_usd: expected USD"},
+           {good + R"(, "granted_usd": 1e-9})", "f: line 1: granted_usd: expected USD"},
+           {good + R"(, "granted_usd": 0.0000015})", "at most six decimals"},
+           {good + R"(, "granted_usd": 999999.0000001})", "at most six decimals"},
+           {good + R"(, "granted_usd": 1000000.1})", "f: line 1: granted_usd: expected USD"},
            {good + R"(, "granted_usd": NaN})", "f: line 1: granted_usd: expected USD"},
            {good + R"(, "granted_usd": "5"})", "f: line 1: granted_usd: expected USD"},
            {good + R"(, "name": "b"})", "f: line 1: "},

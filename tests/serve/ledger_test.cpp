@@ -127,6 +127,77 @@ TEST(LedgerFile, RefusesWhatIsNone) {
   EXPECT_EQ(LedgerFile::open(directory).error().message, directory + ": cannot open: Is a directory");
 }
 
+TEST(LedgerFile, RefusesWhatNamesNoFile) {
+  for (const char* none : {"", ":memory:"}) {
+    EXPECT_EQ(LedgerFile::open(none).error().message,
+              "the ledger: expected a file, found \"" + std::string(none) + "\"");
+    EXPECT_FALSE(LedgerFile::open_to_read(none).ok());
+    EXPECT_FALSE(file_exists(":memory:"));
+  }
+}
+
+// Rows are never written to a file that has no name any more: they wait until it is back.
+TEST(Ledger, WaitsForAFileThatWasMovedAway) {
+  const std::string path = temp_dir("ledger") + "/l.sqlite";
+  ::testing::internal::CaptureStderr();
+  {
+    Ledger ledger(LedgerFile::open(path).value());
+    ledger.append(row("a", 1));
+    ASSERT_TRUE(eventually([&] { return ledger.seen().written == 1; }));
+    std::filesystem::rename(path, path + ".old");
+    for (int i = 0; i < 5; ++i) ledger.append(row("a", 1));
+    EXPECT_TRUE(eventually([&] { return ledger.seen().failures >= 2; }));
+    EXPECT_EQ(ledger.seen().written, 1);
+    EXPECT_FALSE(file_exists(path));
+    std::filesystem::rename(path + ".old", path);
+    EXPECT_TRUE(eventually([&] { return ledger.seen().written == 6; }));
+    std::filesystem::rename(path, path + ".old");
+    ledger.append(row("a", 1));
+    EXPECT_TRUE(eventually([&] { return ledger.seen().failures >= 3; }));
+    EXPECT_EQ(rows_in(path + ".old"), 6);  // without the log beside it, which has its old name
+    LedgerFile::open(path).value();        // another ledger is not this one
+    ledger.append(row("a", 1));
+    EXPECT_TRUE(eventually([&] { return ledger.seen().failures >= 5; }));
+    EXPECT_EQ(ledger.seen().written, 6);
+  }
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_TRUE(said.starts_with("hadal: " + path + ": expected the file that was opened, found none; ")) << said;
+  EXPECT_NE(said.find("hadal: the ledger lost 2 rows"), std::string::npos) << said;
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 3) << said;
+  EXPECT_EQ(rows_in(path), 0);
+  EXPECT_EQ(rows_in(path + ".old"), 6);
+}
+
+TEST(LedgerFile, LeavesNothingBehindWhenItWasMoved) {
+  const std::string path = temp_dir("ledger") + "/l.sqlite";
+  {
+    auto file = LedgerFile::open(path).value();
+    ASSERT_TRUE(file.write({row("a", 1)}).ok());
+    std::filesystem::rename(path, path + ".old");
+  }
+  auto next = LedgerFile::open(path).value();
+  EXPECT_EQ(next.write({row("b", 1)}).ok(), true);
+  EXPECT_EQ(rows_in(path), 1);
+  EXPECT_EQ(rows_in(path + ".old"), 1);
+  std::filesystem::rename(path, path + ".gone");
+  LedgerFile::open(path).value();
+  EXPECT_EQ(next.write({row("b", 1)}).error().message, path + ": expected the file that was opened, found another");
+}
+
+TEST(Ledger, IsWhereItWasWhateverTheWorkingDirectory) {
+  const std::string directory = temp_dir("ledger");
+  const auto before = std::filesystem::current_path();
+  std::filesystem::current_path(directory);
+  {
+    Ledger ledger(LedgerFile::open("l.sqlite").value());
+    std::filesystem::current_path("/");
+    ledger.append(row("a", 1));
+    EXPECT_TRUE(eventually([&] { return ledger.seen().written == 1; }));
+  }
+  std::filesystem::current_path(before);
+  EXPECT_EQ(rows_in(directory + "/l.sqlite"), 1);
+}
+
 TEST(LedgerFile, ADamagedPageIsAnErrorNotANumber) {
   const std::string path = temp_dir("ledger") + "/l.sqlite";
   {

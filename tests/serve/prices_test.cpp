@@ -89,10 +89,27 @@ TEST(Prices, NamesLeadToPrices) {
   // Retired elsewhere, served here: at Flash's price, and at that of its day.
   EXPECT_EQ(price("deepseek-reasoner", "2026-07-24T15:59:00Z"), "0.0028/0.14/0.28");
   EXPECT_EQ(price("deepseek-reasoner", "2026-11-20T07:00:00Z"), "0.006/0.30/1.20");
-  // No row, or none yet: the default.
-  EXPECT_EQ(price("hadal-nano", "2026-05-01"), price("deepseek-v4-flash", "2026-05-01"));
-  EXPECT_EQ(price("deepseek-flash", "2026-09-10T03:59:59Z"), "0.014/0.44/1.32");
-  EXPECT_EQ(price("hadal-nano", "2020-01-01"), "none");
+  EXPECT_EQ(price("hadal-nano", "2026-05-01"), "none");  // it is no model of DeepSeek's
+  EXPECT_EQ(price("deepseek-flash", "2026-09-10T03:59:59Z"), "none");
+}
+
+TEST(Prices, WhatHasNoRowYetHasTheDefault) {
+  const auto table = PriceTable::parse(R"({"default": "A", "models": {
+      "a": [{"from": "2026-01-01", "hit": 1, "miss": 2, "output": 3}],
+      "b": [{"from": "2026-03-01", "hit": 4, "miss": 5, "output": 6}]}})",
+                                       "f")
+                         .value();
+  const auto miss = [&](const char* model, const char* time) {
+    const auto price = table.at(model, parse_utc(time).value());
+    return price ? price->miss / 1'000'000 : -1;
+  };
+  EXPECT_EQ(miss("B", "2026-03-01"), 5);
+  EXPECT_EQ(miss("b", "2026-02-01"), 2);
+  EXPECT_EQ(miss("other", "2026-03-01"), 2);
+  EXPECT_EQ(miss("other", "2025-12-31"), -1);
+  EXPECT_TRUE(table.has("A"));
+  EXPECT_FALSE(table.has("other"));
+  EXPECT_EQ(table.names(), "a, b");
 }
 
 TEST(Prices, CostsAreExact) {
@@ -129,6 +146,7 @@ TEST(Prices, WrongTablesSayWhere) {
            {models(from("2026-01-02", R"("hit": -1, "miss": 2, "output": 3)")), "f: models.m[0].hit: "},
            {models(from("2026-01-02", R"("hit": "1", "miss": 2, "output": 3)")), "found \"1\""},
            {models(from("2026-01-02", R"("hit": 0.0000001, "miss": 2, "output": 3)")), "at most six decimals"},
+           {models(from("2026-01-02", R"("hit": 1e-10, "miss": 2, "output": 3)")), "at most six decimals"},
            {models(from("2026-01-02", R"("hit": NaN, "miss": 2, "output": 3)")), "f: models.m[0].hit: "},
            {models(from("2026-01-02", R"("hit": 1e300, "miss": 2, "output": 3)")), "f: models.m[0].hit: "},
            {models(from("2026-01-02", row + R"(, "charged": {"hit": 1})")), "f: models.m[0].charged.miss: "},

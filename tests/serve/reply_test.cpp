@@ -2,6 +2,7 @@
 
 #include "serve/reply.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "serve/chat_request.h"
@@ -46,7 +47,8 @@ struct Case {
   bool offers_tools = true;
 };
 
-std::string answer_of(const Case& c, Wire wire, bool stream, Status status = {}, bool logprobs = false) {
+std::string answer_of(const Case& c, Wire wire, bool stream, Status status = {}, bool logprobs = false,
+                      Charge charge = {}) {
   Turn turn;
   turn.model = "m";
   turn.effort = c.thinking ? Effort::kHigh : Effort::kOff;
@@ -64,14 +66,14 @@ std::string answer_of(const Case& c, Wire wire, bool stream, Status status = {},
   auto format = wire == Wire::kChat       ? chat_format(turn, context)
                 : wire == Wire::kMessages ? messages_format(turn, context)
                                           : responses_format(turn, context, {});
-  Reply reply(turn, prompt, replies, std::move(format), http, "id");
+  Reply reply(turn, prompt, replies, std::move(format), http, "id", {}, std::move(charge));
   reply.started({});
   for (const TokenId id : tokenizer().encode(c.text))
     if (!reply.token({.token = id, .logprob = 0, .top = {}})) break;
   engine::Completion completion;
   completion.finish = c.finish;
   reply.done(status, completion);
-  EXPECT_TRUE(http->ended);
+  EXPECT_EQ(http->ended, status.ok() || status.error().code != Code::kCancelled);  // else nobody listens
   return http->body;
 }
 
@@ -406,6 +408,33 @@ TEST(Reply, WhatTheEngineGaveUpSaysSo) {
   EXPECT_EQ(text_of(*choice.find("message"), "content"), "so far");
   EXPECT_EQ(chat_stream(answer_of(c, Wire::kChat, true, gave_up)).end, "insufficient_system_resource");
   EXPECT_EQ(text_of(*parse(answer_of(c, Wire::kMessages, false, gave_up)).find("error"), "type"), "api_error");
+}
+
+// Whoever has something of an answer owes it, however it ended.
+TEST(Reply, OnlyWhatDeliveredNothingIsFree) {
+  const auto charged = [](const std::string& text, Wire wire, bool stream, const Status& status) {
+    std::string said;
+    answer_of({.text = text, .thinking = false}, wire, stream, status, false,
+              [&](const Answer& answer, const char* ending, bool is_owed, const Timing&) -> std::optional<PicoUsd> {
+                said += fmt::format("{} {} {}", ending, answer.tokens, is_owed ? "owed" : "free");
+                return std::nullopt;
+              });
+    return said;
+  };
+  const Error gave_up{Code::kUnsupported, "no token is allowed"}, failed{Code::kIo, "a step failed"},
+      left{Code::kCancelled, "cancelled"};
+  EXPECT_EQ(charged("hey", Wire::kChat, false, {}), "stop 3 owed");
+  EXPECT_EQ(charged("hey", Wire::kChat, false, gave_up), "error 3 owed");
+  EXPECT_EQ(charged("hey", Wire::kChat, true, gave_up), "error 3 owed");
+  EXPECT_EQ(charged("", Wire::kChat, false, gave_up), "error 0 free");
+  for (const Wire wire : kWires) {
+    EXPECT_EQ(charged("hey", wire, true, failed), "error 3 owed");
+    EXPECT_EQ(charged("hey", wire, false, failed), "error 3 free");  // it came as 500
+    EXPECT_EQ(charged("", wire, true, failed), "error 0 free");
+    EXPECT_EQ(charged("hey", wire, false, left), "cancelled 3 owed");  // of its own will
+  }
+  EXPECT_EQ(charged("hey", Wire::kMessages, false, gave_up), "error 3 free");
+  EXPECT_EQ(charged("hey", Wire::kMessages, true, gave_up), "error 3 owed");
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <map>
 #include <random>
 #include <thread>
 
@@ -69,6 +70,7 @@ Submission submission(std::vector<TokenId> prompt, int64_t max_tokens, const std
 TEST(Scheduler, SimulatedClientsGetTheirTokensAndLimitsHold) {
   Counters seen;
   int64_t refused = 0;
+  int n_passed = 0;
   for (uint64_t seed = 1; seed <= 40; ++seed) {
     SCOPED_TRACE(seed);
     std::mt19937_64 random(seed);
@@ -93,6 +95,8 @@ TEST(Scheduler, SimulatedClientsGetTheirTokensAndLimitsHold) {
     };
     std::vector<Client> clients;
     std::vector<std::vector<TokenId>> conversations;
+    std::vector<std::string> order;                             // keys, as their requests start
+    std::map<std::pair<std::string, std::string>, int> passed;  // how often the second started while the first waited
     double now = 0;
     int64_t largest_step = 0;
     for (int turn = 0; turn < 400 || scheduler.counters().running + scheduler.counters().waiting > 0; ++turn) {
@@ -115,7 +119,11 @@ TEST(Scheduler, SimulatedClientsGetTheirTokensAndLimitsHold) {
         }
         conversations.push_back(prompt);
         conversations.back().insert(conversations.back().end(), client.expected.begin(), client.expected.end());
-        auto request = submission(prompt, most, client.record, client.key);
+        client.record->order = &order;
+        client.record->name = client.key;
+        // One key has a new user for each request, which gives it no more.
+        const std::string user = client.key == "a" ? std::to_string(turn) : std::to_string(pick(0, 1));
+        auto request = submission(prompt, most, client.record, client.key, user);
         if (pick(0, 1) == 0) request.header_at = pick(1, static_cast<int64_t>(prompt.size()));
         const auto ticket = scheduler.submit(std::move(request), now);
         if (ticket.refused) {
@@ -130,9 +138,35 @@ TEST(Scheduler, SimulatedClientsGetTheirTokensAndLimitsHold) {
         scheduler.cancel(client.id);
         if (client.record->n_done == 0) client.cancelled = true;
       }
-      const int64_t before = scheduler.counters().state_bytes;
+      const auto waiting = [&](const std::string& key) {
+        return std::count_if(clients.begin(), clients.end(), [&](const Client& c) {
+          return c.key == key && c.record->n_started + c.record->n_done == 0;
+        });
+      };
+      for (const char* key : {"a", "b", "c", "d"})
+        ASSERT_LE(waiting(key), (3 * limits.max_waiting + 3) / 4) << "one key takes all places";
+      const int64_t before = scheduler.counters().state_bytes, resumed = scheduler.counters().resumed;
+      order.clear();
       scheduler.step(now);
       const Counters counters = scheduler.counters();
+      // Nobody has two turns while another waits for one. (A turn may also be that of a suspended request.)
+      for (const char* key : {"a", "b", "c", "d"}) {
+        int64_t left = waiting(key) + std::count(order.begin(), order.end(), key);
+        for (const std::string& other : order) {
+          if (counters.resumed != resumed) break;
+          if (other == key) --left;
+          int& n = passed[{key, other}];
+          if (other == key || left == 0) {
+            for (const char* third : {"a", "b", "c", "d"}) passed[{key, third}] = 0;
+          } else {
+            ++n;
+            n_passed = std::max(n_passed, n);
+            ASSERT_LE(n, 1) << other << " before " << key;
+          }
+        }
+        if (counters.resumed != resumed || left == 0)
+          for (const char* third : {"a", "b", "c", "d"}) passed[{key, third}] = 0;
+      }
       largest_step = std::max(largest_step, counters.state_bytes - before);
       ASSERT_LE(counters.running, limits.max_running);
       ASSERT_LE(counters.waiting, limits.max_waiting + limits.max_running);  // suspended ones wait too
@@ -179,6 +213,7 @@ TEST(Scheduler, SimulatedClientsGetTheirTokensAndLimitsHold) {
   EXPECT_GT(seen.cancelled, 0);
   EXPECT_GT(seen.reused_tokens, 0);
   EXPECT_GT(refused, 0);
+  EXPECT_EQ(n_passed, 1);
 }
 
 TEST(Scheduler, UsersTakeTurns) {
@@ -199,6 +234,48 @@ TEST(Scheduler, UsersTakeTurns) {
   while (scheduler.step(0)) {
   }
   EXPECT_EQ(order, (std::vector<std::string>{"many", "one", "other", "many", "many", "many", "many"}));
+}
+
+TEST(Scheduler, KeysTakeTurnsWhateverUsersTheyName) {
+  std::mt19937_64 random(3);
+  FakeDecoder decoder;
+  Scheduler scheduler(decoder, {.max_running = 1});
+  std::vector<std::string> order;
+  const auto add = [&](const std::string& key, const std::string& user) {
+    const auto record = std::make_shared<Record>();
+    record->order = &order;
+    record->name = key + user;
+    EXPECT_FALSE(scheduler.submit(submission(prompt_of(random, 5), 3, record, key, user), 0).refused);
+  };
+  for (const char* user : {"1", "1", "2", "3", "4"}) add("a", user);
+  for (const char* user : {"1", "1", "2"}) add("b", user);
+  add("c", "1");
+  while (scheduler.step(0)) {
+  }
+  EXPECT_EQ(order, (std::vector<std::string>{"a1", "b1", "c1", "a2", "b2", "a3", "b1", "a4", "a1"}));
+}
+
+TEST(Scheduler, OneKeyLeavesPlacesToOthers) {
+  std::mt19937_64 random(3);
+  FakeDecoder decoder;
+  Scheduler scheduler(decoder, {.max_running = 1, .max_waiting = 8});
+  const auto submit = [&](const std::string& key, const std::string& user) {
+    return !scheduler.submit(submission(prompt_of(random, 5), 3, std::make_shared<Record>(), key, user), 0).refused;
+  };
+  int of_a = 0, of_b = 0, of_all = 0;
+  for (int i = 0; i < 20; ++i) of_a += submit("a", std::to_string(i));
+  EXPECT_EQ(of_a, 6);
+  for (int i = 0; i < 20; ++i) of_b += submit("b", std::to_string(i));
+  EXPECT_EQ(of_b, 2);
+  scheduler.step(0);  // one of a's runs
+  EXPECT_TRUE(submit("a", "20"));
+  while (scheduler.step(0)) {
+  }
+  for (int i = 0; i < 20; ++i) of_all += submit("", std::to_string(i));  // without keys there is one for all
+  EXPECT_EQ(of_all, 8);
+  while (scheduler.step(0)) {
+  }
+  for (int i = 0; i < 6; ++i) EXPECT_TRUE(submit("a", "")) << "places come back";
 }
 
 TEST(Scheduler, OtherThreadsSeeTheLastStep) {

@@ -19,21 +19,23 @@ const std::string kA = "sk-aaaaaaaaaaaaaaaa", kB = "sk-bbbbbbbbbbbbbbbb";
 
 struct Bank {
   const std::string directory = temp_dir("bank");
-  ServerOptions options;
+  AccountOptions accounts{.keys = directory + "/keys",
+                          .prices = directory + "/prices",
+                          .ledger = directory + "/ledger",
+                          .model = "hadal-nano"};
 
   explicit Bank(const std::string& more_of_a = "") {
-    options.accounts = {directory + "/keys", directory + "/prices", directory + "/ledger"};
     write_keys(more_of_a);
     const std::string prices = R"({"default": "deepseek-v4-flash", "models": {
         "deepseek-v4-flash": [{"from": "2020-01-01", "hit": 1, "miss": 10, "output": 100}],
         "deepseek-v4-pro": [{"from": "2020-01-01", "hit": 2, "miss": 20, "output": 200}],
         "deepseek-chat": [{"from": "2020-01-01", "alias_of": "deepseek-v4-flash"},
                           {"from": "2020-01-02", "retired": true}]}})";
-    EXPECT_TRUE(write_file(options.accounts.prices, prices).ok());
+    EXPECT_TRUE(write_file(accounts.prices, prices).ok());
   }
   void write_keys(const std::string& more_of_a) const {
-    EXPECT_TRUE(write_file(options.accounts.keys, R"({"name": "a", "sha256": ")" + key_hash(kA) + "\"" + more_of_a +
-                                                      "}\n" + R"({"name": "b", "sha256": ")" + key_hash(kB) + "\"}\n")
+    EXPECT_TRUE(write_file(accounts.keys, R"({"name": "a", "sha256": ")" + key_hash(kA) + "\"" + more_of_a + "}\n" +
+                                              R"({"name": "b", "sha256": ")" + key_hash(kB) + "\"}\n")
                     .ok());
   }
 };
@@ -60,7 +62,7 @@ const std::string kMessages = R"({"model":"hadal-nano","max_tokens":5,"messages"
 
 TEST(ServerKeys, AllButHealthAndThePageAskForOne) {
   const Bank bank;
-  const Running running(bank.options);
+  const Running running({}, true, bank.accounts);
   for (const char* path : {"/", "/app.js", "/index.html", "/health", "/healthz", "/ready"})
     EXPECT_EQ(get(running, path).status, 200) << path;
   EXPECT_EQ(get(running, "/v1", "Connection: close\r\n", "HEAD").status, 200);
@@ -97,7 +99,7 @@ TEST(ServerKeys, AllButHealthAndThePageAskForOne) {
 
 TEST(ServerKeys, WithoutOneNoBodyIsRead) {
   const Bank bank;
-  const Running running(bank.options);
+  const Running running({}, true, bank.accounts);
   const std::string head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n";
   for (const char* more : {"", "Expect: 100-continue\r\n"}) {
     const HttpAnswer refused = talk(running.port(), head + more + "\r\n");  // and never the body
@@ -115,22 +117,22 @@ TEST(ServerKeys, WithoutOneNoBodyIsRead) {
 
 TEST(ServerKeys, ChangeWhileItRuns) {
   const Bank bank;
-  const Running running(bank.options);
+  const Running running({}, true, bank.accounts);
   const std::string secret = new_key();
   Key key;
   key.name = "c";
   key.hash = key_hash(secret);
   EXPECT_EQ(get(running, "/v1/models", bearer(secret)).status, 401);
-  ASSERT_TRUE(add_key(bank.options.accounts.keys, key).ok());
+  ASSERT_TRUE(add_key(bank.accounts.keys, key).ok());
   EXPECT_TRUE(eventually([&] { return get(running, "/v1/models", bearer(secret)).status == 200; }));
-  ASSERT_TRUE(remove_key(bank.options.accounts.keys, "a").ok());
+  ASSERT_TRUE(remove_key(bank.accounts.keys, "a").ok());
   EXPECT_TRUE(eventually([&] { return get(running, "/v1/models", bearer(kA)).status == 401; }));
   EXPECT_EQ(get(running, "/v1/models", bearer(secret)).status, 200);
 }
 
 TEST(ServerKeys, LimitsAre429WithWhenToComeAgain) {
   const Bank bank(R"(, "requests_per_minute": 2)");
-  const Running running(bank.options);
+  const Running running({}, true, bank.accounts);
   EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", "{}", bearer(kA))).status,
             400);  // does not count
   for (int i = 0; i < 2; ++i)
@@ -150,7 +152,7 @@ TEST(ServerKeys, LimitsAre429WithWhenToComeAgain) {
 
 TEST(ServerKeys, TokensAreCountedWithTheAnswer) {
   const Bank bank(R"(, "tokens_per_minute": 8)");
-  const Running running(bank.options);
+  const Running running({}, true, bank.accounts);
   EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", ask("x", 4, false), bearer(kA))).status, 200);
   const HttpAnswer refused = talk(running.port(), post_request("/v1/chat/completions", ask("x", 4, false), bearer(kA)));
   EXPECT_EQ(refused.status, 429);
@@ -160,7 +162,7 @@ TEST(ServerKeys, TokensAreCountedWithTheAnswer) {
 
 TEST(ServerKeys, ConcurrencyIsThatOfTheKey) {
   const Bank bank(R"(, "concurrent": 1)");
-  const Running running(bank.options, false);
+  const Running running({}, false, bank.accounts);
   HttpClient first(running.port());
   first.send(post_request("/v1/chat/completions", ask("endless", 90000, true), "Authorization: Bearer " + kA + "\r\n"));
   first.read("reasoning_content");
@@ -177,7 +179,7 @@ TEST(ServerKeys, ConcurrencyIsThatOfTheKey) {
 
 TEST(ServerMoney, AnswersSayWhatTheyCost) {
   const Bank bank;
-  const Running running(bank.options);
+  const Running running({}, true, bank.accounts);
   const std::string with_cost = R"(,"usage":{"include":true},"thinking":{"type":"disabled"})";
   const auto expected = [](const json::Value& usage, double miss, double output) {
     return 1e-6 * (miss * static_cast<double>(*usage.find("prompt_tokens")->to_int64()) +
@@ -195,7 +197,7 @@ TEST(ServerMoney, AnswersSayWhatTheyCost) {
   EXPECT_EQ(unasked.body.find("cost_usd"), std::string::npos);
   EXPECT_NE(unasked.header("x-hadal-cost-usd"), "");
 
-  // Pro by its name; a stream tells at its end, when its headers are long sent.
+  // Whatever the client calls it; a stream tells at its end, when its headers are long sent.
   std::string body = ask("three", 9, true, with_cost);
   body.replace(body.find("hadal-nano"), 10, "deepseek-v4-pro");
   const HttpAnswer stream = talk(running.port(), post_request("/v1/chat/completions", body, bearer(kA)));
@@ -205,7 +207,7 @@ TEST(ServerMoney, AnswersSayWhatTheyCost) {
   const auto last = json::parse(events[events.size() - 2].data);
   const json::Value streamed = *last.value().find("usage");
   ASSERT_TRUE(streamed.find("cost_usd")) << stream.body;
-  EXPECT_NEAR(*streamed.find("cost_usd")->to_double(), expected(streamed, 20, 200), 1e-12);
+  EXPECT_NEAR(*streamed.find("cost_usd")->to_double(), expected(streamed, 10, 100), 1e-12);
 
   for (const auto& [path, rest] : std::vector<std::pair<std::string, std::string>>{
            {"/v1/messages", R"("max_tokens":5,"messages":[{"role":"user","content":"x"}])"},
@@ -225,9 +227,9 @@ TEST(ServerMoney, AnswersSayWhatTheyCost) {
   EXPECT_EQ(metrics.find("hadal_cost_usd_total{model=\"hadal-nano\",kind=\"output\"} 0.00\n"), std::string::npos);
 }
 
-TEST(ServerMoney, RetiredNamesAreWarnedAboutAtFlashsPrice) {
+TEST(ServerMoney, RetiredNamesAreWarnedAboutAtTheServedModelsPrice) {
   const Bank bank;
-  const Running running(bank.options);
+  const Running running({}, true, bank.accounts);
   std::string body = ask("x", 3, false, R"(,"usage":{"include":true})");
   body.replace(body.find("hadal-nano"), 10, "deepseek-chat");
   const HttpAnswer answer = talk(running.port(), post_request("/v1/chat/completions", body, bearer(kA)));
@@ -245,24 +247,27 @@ TEST(ServerMoney, RetiredNamesAreWarnedAboutAtFlashsPrice) {
 }
 
 TEST(ServerMoney, AnEmptyBalanceIs402AndSurvivesARestart) {
-  const Bank bank(R"(, "granted_usd": 0.0015)");
+  const Bank bank(R"(, "granted_usd": 0.0025)");
   const auto total = [](const Running& running) {
     const json::Value balance = body_of(get(running, "/user/balance", bearer(kA)));
     return std::pair{balance.find("is_available")->as_bool(),
                      balance.find("balance_infos")->as_array()[0].find("total_balance")->as_string()};
   };
   {
-    const Running running(bank.options);
-    EXPECT_EQ(total(running), (std::pair{true, std::string("0.0015")}));
+    const Running running({}, true, bank.accounts);
+    EXPECT_EQ(total(running), (std::pair{true, std::string("0.0025")}));
     int n = 0;
     while (talk(running.port(), post_request("/v1/chat/completions", ask("x", 8, false), bearer(kA))).status == 200 &&
            n < 50)
       ++n;
     EXPECT_GT(n, 1);
     EXPECT_LT(n, 50);
-    EXPECT_EQ(total(running), (std::pair{false, std::string("0.00")}));
+    const double left = std::stod(total(running).second);  // what does not pay for eight more tokens
+    EXPECT_GE(left, 0);
+    EXPECT_LT(left, 0.0012);
   }
-  const Running running(bank.options);
+  bank.write_keys(R"(, "granted_usd": 0.0005)");  // less than it has cost
+  const Running running({}, true, bank.accounts);
   for (const char* path : {"/v1/chat/completions", "/v1/responses", "/completions"}) {
     const HttpAnswer refused = talk(running.port(), post_request(path, "{}", bearer(kA)));
     EXPECT_EQ(refused.status, 402) << path;
@@ -279,10 +284,57 @@ TEST(ServerMoney, AnEmptyBalanceIs402AndSurvivesARestart) {
   EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", ask("x", 8, false), bearer(kA))).status, 200);
 }
 
+TEST(ServerMoney, ManyAtOnceCostNoMoreThanTheGrant) {
+  const Bank bank(R"(, "granted_usd": 0.02)");
+  {
+    const Running running({}, false, bank.accounts);
+    std::vector<std::unique_ptr<HttpClient>> clients;
+    for (int i = 0; i < 40; ++i) {
+      clients.push_back(std::make_unique<HttpClient>(running.port()));
+      clients.back()->send(post_request("/v1/chat/completions", ask("x", 50, false), bearer(kA)));
+    }
+    int served = 0;
+    for (const auto& client : clients) {
+      const int status = parse_answer(client->read()).status;
+      EXPECT_TRUE(status == 200 || status == 402) << status;
+      served += status == 200;
+    }
+    EXPECT_EQ(served, 3);
+  }
+  const auto sums = LedgerFile::open_to_read(bank.accounts.ledger).value().sums(LedgerFile::By::kKey).value();
+  EXPECT_LE(sums.at(0).cost, kUsd / 50);
+  EXPECT_EQ(sums[0].output_tokens, 150);
+}
+
+TEST(ServerMoney, TheRestOfAGrantCutsAnAnswerAndComesBackWhenItEnds) {
+  const Bank bank(R"(, "granted_usd": 0.5)");
+  const Running running({}, false, bank.accounts);
+  const auto status = [&] {
+    return talk(running.port(), post_request("/v1/chat/completions", ask("x", 8, false), bearer(kA))).status;
+  };
+  HttpClient first(running.port());
+  first.send(post_request("/v1/chat/completions", ask("endless", 90000, true), "Authorization: Bearer " + kA + "\r\n"));
+  const std::string begun = first.read("reasoning_content");
+  const size_t at = begun.find("x-hadal-max-tokens: 4");  // all 5,000 but the prompt
+  EXPECT_NE(at, std::string::npos) << begun;
+  EXPECT_EQ(status(), 402);
+  first.close();
+  EXPECT_TRUE(eventually([&] { return status() == 200; }));
+  for (const char* refused : {R"({"model":"nothing"})", R"({"model":"hadal-nano","messages":7})",
+                              R"({"model":"hadal-nano","messages":[{"role":"user","content":"x"}],"max_tokens":9,)"
+                              R"("response_format":{"type":"json_schema","json_schema":{"name":"n","strict":true,)"
+                              R"("schema":{"type":"nonsense"}}}})"})
+    EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", refused, bearer(kA))).status, 400) << refused;
+  EXPECT_EQ(status(), 200);  // and what was refused holds nothing
+  const HttpAnswer all = talk(running.port(), post_request("/v1/chat/completions", ask("x", 2000, false), bearer(kA)));
+  EXPECT_EQ(all.status, 200);
+  EXPECT_EQ(all.header("x-hadal-max-tokens"), "");
+}
+
 TEST(ServerMoney, TheLedgerHasARowForEachAnswerAndNoText) {
   const Bank bank;
   {
-    const Running running(bank.options, false);
+    const Running running({}, false, bank.accounts);
     const std::string body = ask("a secret question", 6, false, R"(,"user_id":"somebody")");
     EXPECT_EQ(talk(running.port(), post_request("/beta/v1/chat/completions", body, bearer(kA))).status, 200);
     EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", "{}", bearer(kA))).status,
@@ -299,7 +351,7 @@ TEST(ServerMoney, TheLedgerHasARowForEachAnswerAndNoText) {
              std::string::npos;
     }));
   }
-  const auto file = LedgerFile::open_to_read(bank.options.accounts.ledger).value();
+  const auto file = LedgerFile::open_to_read(bank.accounts.ledger).value();
   const auto sums = file.sums(LedgerFile::By::kKey).value();
   ASSERT_EQ(sums.size(), 2u);
   EXPECT_EQ(sums[0].name, "a");
@@ -308,12 +360,12 @@ TEST(ServerMoney, TheLedgerHasARowForEachAnswerAndNoText) {
   EXPECT_EQ(sums[0].cost, (sums[0].prompt_tokens * 10 + 600) * 1'000'000);
   EXPECT_EQ(sums[1].name, "b");
   EXPECT_GT(sums[1].output_tokens, 0);  // who leaves has had what he had
-  EXPECT_EQ(sums[1].cost, (sums[1].prompt_tokens * 20 + sums[1].output_tokens * 200) * 1'000'000);
+  EXPECT_EQ(sums[1].cost, (sums[1].prompt_tokens * 10 + sums[1].output_tokens * 100) * 1'000'000);
   const auto endpoints = file.sums(LedgerFile::By::kEndpoint).value();
   ASSERT_EQ(endpoints.size(), 2u);
   EXPECT_EQ(endpoints[0].name, "/chat/completions");
   EXPECT_EQ(endpoints[1].name, "/messages");
-  for (const std::string& path : {bank.options.accounts.ledger, bank.options.accounts.keys}) {
+  for (const std::string& path : {bank.accounts.ledger, bank.accounts.keys}) {
     const std::string bytes = read_file(path).value();
     for (const char* never : {"secret question", "somebody", kA.c_str(), kB.c_str()})
       EXPECT_EQ(bytes.find(never), std::string::npos) << path << " holds " << never;
@@ -322,8 +374,8 @@ TEST(ServerMoney, TheLedgerHasARowForEachAnswerAndNoText) {
 
 TEST(ServerMoney, WithoutKeysEverythingCostsAndNothingIsRefused) {
   Bank bank;
-  bank.options.accounts.keys.clear();
-  const Running running(bank.options);
+  bank.accounts.keys.clear();
+  const Running running({}, true, bank.accounts);
   const HttpAnswer answer = talk(running.port(), post_request("/v1/chat/completions", ask("x", 3, false)));
   EXPECT_EQ(answer.status, 200);
   EXPECT_NE(answer.header("x-hadal-cost-usd"), "");

@@ -21,12 +21,12 @@ struct Running {
   std::thread thread;
 
   // Answers are letters; ends false: only a limit or the client ends them.
-  explicit Running(serve::ServerOptions options = {}, bool ends = true) {
+  explicit Running(serve::ServerOptions options = {}, bool ends = true, const serve::AccountOptions& accounts = {}) {
     options.http.port = 0;
     decoder.first = *letter('a');
     decoder.last = *letter('z');
     decoder.ends = ends;
-    server = serve::Server::open(decoder, tokenizer(), options).value();
+    server = serve::Server::open(decoder, tokenizer(), options, serve::Accounts::open(accounts).value()).value();
     thread = std::thread([this] { server->run(); });
   }
   ~Running() {
