@@ -3,7 +3,7 @@
 //
 //   Rule    a sub-automaton from `start` to `end`. A call edge runs another rule and goes on where the edge leads.
 //   count   a rule may count: `counts` edges are taken at most `most` times, `needs_least` edges only after `least`.
-//           Code points of a string, items of an array. Each run of the rule counts for itself.
+//           Code points of a string, commas of an array. Each run of the rule counts for itself.
 //
 // finish() checks a grammar and makes it immutable: states from which nothing can end are cut off, a rule that runs
 // itself before any input is refused, and so is a grammar without any text. It also finds
