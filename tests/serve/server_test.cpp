@@ -351,6 +351,39 @@ TEST(Server, AClientThatDoesNotReadMakesRoomToo) {
   EXPECT_EQ(client.read().find("[DONE]"), std::string::npos);  // it was given up, not written to its end
 }
 
+// Much more than what sockets buffer, so that it cannot all be sent to who does not read.
+std::string ask_for_much() { return post_request("/tokenize", R"({"prompt":")" + std::string(4 << 20, 'x') + "\"}"); }
+
+TEST(Server, AWholeAnswerThatNobodyReadsIsGivenUp) {
+  ServerOptions options;
+  options.http.write_seconds = 1;
+  const Running running(options);
+  HttpClient client(running.port());
+  client.send(ask_for_much());
+  std::string text = client.read("\r\n\r\n");
+  std::this_thread::sleep_for(std::chrono::seconds(3));
+  text += client.read();
+  EXPECT_EQ(parse_answer(text).status, 200);
+  EXPECT_FALSE(parse_answer(text).is_whole);
+  const HttpAnswer read = talk(running.port(), ask_for_much());  // who reads gets all of it
+  EXPECT_TRUE(read.is_whole);
+  EXPECT_EQ(body_of(read).find("tokens")->as_array().size(), size_t{4} << 20);
+}
+
+TEST(Server, AWholeAnswerEndsWithItsClient) {
+  ServerOptions options;
+  options.http.write_seconds = 600;
+  const Running running(options);
+  HttpClient client(running.port());
+  client.send(ask_for_much());
+  std::string text = client.read("\r\n\r\n");
+  client.finish_sending();
+  std::this_thread::sleep_for(std::chrono::seconds(2));
+  text += client.read();
+  EXPECT_EQ(parse_answer(text).status, 200);
+  EXPECT_FALSE(parse_answer(text).is_whole);
+}
+
 TEST(Server, ManyAtOnceGetWhatEachWouldGetAlone) {
   const Running running;
   constexpr int kClients = 24;
