@@ -155,7 +155,7 @@ class ServerImpl final : public Server {
       : decoder_(decoder),
         tokenizer_(tokenizer),
         options_(options),
-        prompts_(tokenizer, options.encoding),
+        prompts_(tokenizer, options.encoding, decoder.max_tokens()),
         constraints_(tokenizer, decoder.end_tokens()),
         accounts_(std::move(accounts)),
         replays_memory_(options.rules.strict ? nullptr : options.store, tokenizer.size()),
@@ -370,7 +370,10 @@ class ServerImpl final : public Server {
     if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id, ErrorStyle::kAnthropic);
     const auto made = prompt_of(request, std::get<Turn>(read));
     if (const auto* error = std::get_if<ApiError>(&made)) return send_error(*reply, *error, id, ErrorStyle::kAnthropic);
-    const auto count = static_cast<int64_t>(std::get<Prompt>(made).ids.size());
+    const Prompt& prompt = std::get<Prompt>(made);
+    if (prompt.at_least > 0)
+      return send_error(*reply, too_long(ErrorStyle::kAnthropic, prompt, 0), id, ErrorStyle::kAnthropic);
+    const auto count = static_cast<int64_t>(prompt.ids.size());
     json::Object counted{{"input_tokens", count}};
     if (body->find("context_management"))
       counted.emplace_back("context_management", json::Object{{"original_input_tokens", count}});
@@ -392,6 +395,10 @@ class ServerImpl final : public Server {
     const ErrorStyle style = format->style();
     if (const auto* error = std::get_if<ApiError>(&made)) return send_error(*reply, *error, id, style);
     Prompt prompt = std::get<Prompt>(std::move(made));
+    const int64_t asked = turn.max_tokens.value_or(turn.effort == Effort::kOff   ? kPlainOutput
+                                                   : turn.effort == Effort::kMax ? kMaxOutput
+                                                                                 : kThinkingOutput);
+    if (prompt.at_least > 0) return send_error(*reply, too_long(style, prompt, asked), id, style);
     const auto absent = [&](const char* key) {
       const json::Value* value = body.find(key);
       return !value || value->is_null();
@@ -404,11 +411,8 @@ class ServerImpl final : public Server {
       fmt::print(stderr, "{} prompt of {} tokens: {}\n", id, prompt.ids.size(), compact(json::Value(prompt.text)));
 
     const int64_t window = decoder_.max_tokens(), used = static_cast<int64_t>(prompt.ids.size());
-    const int64_t asked = turn.max_tokens.value_or(turn.effort == Effort::kOff   ? kPlainOutput
-                                                   : turn.effort == Effort::kMax ? kMaxOutput
-                                                                                 : kThinkingOutput);
     if (used >= window || (options_.rules.strict && turn.max_tokens && used + asked > window))
-      return send_error(*reply, too_long(style, used, asked), id, style);
+      return send_error(*reply, too_long(style, prompt, asked), id, style);
 
     auto demanded = constraints_.of(turn, prompt);
     if (const auto* error = std::get_if<ApiError>(&demanded)) return send_error(*reply, *error, id, style);
@@ -491,8 +495,9 @@ class ServerImpl final : public Server {
   }
 
   // Clients read numbers out of these sentences, and compact their conversation by them.
-  ApiError too_long(ErrorStyle style, int64_t used, int64_t asked) const {
+  ApiError too_long(ErrorStyle style, const Prompt& prompt, int64_t asked) const {
     const int64_t window = decoder_.max_tokens();
+    const int64_t used = prompt.at_least > 0 ? prompt.at_least : static_cast<int64_t>(prompt.ids.size());
     ApiError error{.code = "context_length_exceeded", .param = "messages"};
     if (style == ErrorStyle::kOpenAi) {
       error.message = fmt::format(
@@ -507,6 +512,7 @@ class ServerImpl final : public Server {
           "and try again",
           used, asked, window);
     }
+    if (prompt.at_least > 0) error.message += " (At least so many: it is too much to be counted.)";
     return error;
   }
 
@@ -594,11 +600,11 @@ class ServerImpl final : public Server {
   void tokenize(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     const auto body = body_of(request, *reply, id);
     if (!body) return;
-    std::vector<TokenId> ids;
-    std::string text;
-    if (const json::Value* prompt = body->find("prompt"); prompt && prompt->is_string()) {
-      text = prompt->as_string();
-      ids = tokenizer_.encode(text);
+    Prompt prompt;
+    if (const json::Value* given = body->find("prompt"); given && given->is_string()) {
+      prompt.text = given->as_string();
+      prompt.at_least = prompts_.too_many(prompt.text.size());
+      if (prompt.at_least == 0) prompt.ids = tokenizer_.encode(prompt.text);
     } else {
       json::Value with_model = *body;
       if (with_model.is_object() && !with_model.find("model")) with_model.set("model", options_.rules.model);
@@ -606,19 +612,23 @@ class ServerImpl final : public Server {
       if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id);
       auto made = prompt_of(request, std::get<Turn>(read));
       if (const auto* error = std::get_if<ApiError>(&made)) return send_error(*reply, *error, id);
-      ids = std::get<Prompt>(made).ids;
-      text = std::get<Prompt>(made).text;
+      prompt = std::get<Prompt>(std::move(made));
     }
+    if (prompt.at_least > 0) return send_error(*reply, too_long(ErrorStyle::kOpenAi, prompt, 0), id);
     json::Array tokens;
-    for (const TokenId token : ids) tokens.emplace_back(static_cast<int64_t>(token));
-    const auto count = static_cast<int64_t>(ids.size());
-    send_json(*reply, 200, json::Object{{"count", count}, {"tokens", std::move(tokens)}, {"text", text}}, id);
+    for (const TokenId token : prompt.ids) tokens.emplace_back(static_cast<int64_t>(token));
+    const auto count = static_cast<int64_t>(prompt.ids.size());
+    send_json(*reply, 200, json::Object{{"count", count}, {"tokens", std::move(tokens)}, {"text", prompt.text}}, id);
   }
   void detokenize(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     const auto body = body_of(request, *reply, id);
     if (!body) return;
     const json::Value* tokens = body->find("tokens");
     if (!tokens || !tokens->is_array()) return send_error(*reply, invalid("missing field `tokens`", "tokens"), id);
+    if (const auto n = static_cast<int64_t>(tokens->as_array().size()); n > decoder_.max_tokens())
+      return send_error(
+          *reply, invalid(fmt::format("tokens: expected at most {} ids, found {}", decoder_.max_tokens(), n), "tokens"),
+          id);
     std::vector<TokenId> ids;
     for (const json::Value& token : tokens->as_array()) {
       const auto value = token.is_number() ? token.to_int64() : std::nullopt;

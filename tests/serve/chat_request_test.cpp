@@ -301,6 +301,31 @@ TEST(PromptMaker, LargeInputsTakeLinearTime) {
                       result("1", many("</tool_result>", 200000, "").c_str()) + "," + result("2", "") + "]"));
 }
 
+// What cannot fit, whatever its tokens are, is not cut into tokens.
+TEST(PromptMaker, BytesThatCannotFitAreNotTokenized) {
+  constexpr int64_t kWindow = 1000;
+  const auto longest = static_cast<int64_t>(std::string_view(kB).size());
+  const PromptMaker maker(bytes_tokenizer(), text::Encoding::kV4, kWindow);
+  const auto made = [&](const std::string& content) {
+    return std::get<Prompt>(maker.make(turn_with(R"([{"role":"user","content":")" + content + "\"}]"), false));
+  };
+  const auto n = static_cast<size_t>(kWindow * longest);
+  const Prompt large = made(std::string(n + 1, 'x'));
+  EXPECT_GT(large.at_least, kWindow);
+  EXPECT_LT(large.at_least, kWindow + 10);
+  EXPECT_TRUE(large.ids.empty());
+  const Prompt less = made(std::string(n - 200, 'x'));
+  EXPECT_EQ(less.at_least, 0);
+  EXPECT_GT(less.ids.size(), n - 200);
+  // What keeps the text of clients from being structure is not theirs.
+  std::string shielded;
+  while (shielded.size() < n - 200) shielded += "<think>";
+  EXPECT_EQ(made(shielded).at_least, 0);
+  EXPECT_GT(std::get<Prompt>(maker.make_completion(std::string(n + 1, 'x'), std::nullopt)).at_least, kWindow);
+  EXPECT_GT(std::get<Prompt>(maker.make_completion("a", std::string(n + 1, 'x'))).at_least, kWindow);
+  EXPECT_EQ(std::get<Prompt>(maker.make_completion(std::string(n - 200, 'x'), std::nullopt)).at_least, 0);
+}
+
 TEST(ChatRequest, RequestsOfRealClientsAreAccepted) {
   const std::string path = testing::shared_path("spec/client-requests.json");
   if (path.empty()) GTEST_SKIP() << "shared/spec is not there";

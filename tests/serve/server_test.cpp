@@ -263,6 +263,30 @@ std::string gzipped(const std::string& text) {
   return out;
 }
 
+TEST(Server, WhatCannotFitIsRefusedByItsBytes) {
+  const Running running;
+  const std::string x(3000000, 'x'), messages = R"("messages":[{"role":"user","content":")" + x + "\"}]";
+  for (const auto& [path, body] :
+       {std::pair("/chat/completions", messages), std::pair("/completions", R"("prompt":")" + x + "\""),
+        std::pair("/responses", R"("input":")" + x + "\""), std::pair("/tokenize", R"("prompt":")" + x + "\""),
+        std::pair("/tokenize", messages)}) {
+    const HttpAnswer refused = talk(running.port(), post_request(path, R"({"model":"hadal-nano",)" + body + "}"));
+    EXPECT_EQ(refused.status, 400) << path;
+    EXPECT_NE(refused.body.find("maximum context length is 100000 tokens. However, you requested 1"), std::string::npos)
+        << path << refused.body.substr(0, 300);
+    EXPECT_NE(refused.body.find("At least so many"), std::string::npos) << path;
+  }
+  for (const char* path : {"/messages", "/messages/count_tokens"}) {
+    const HttpAnswer refused =
+        talk(running.port(), post_request(path, R"({"model":"hadal-nano","max_tokens":5,)" + messages + "}"));
+    EXPECT_EQ(refused.status, 400) << path;
+    EXPECT_NE(refused.body.find("prompt is too long: 1034"), std::string::npos) << path << refused.body.substr(0, 300);
+  }
+  std::string zeros = R"({"tokens":[0)";
+  for (int i = 0; i < 100000; ++i) zeros += ",0";
+  EXPECT_EQ(talk(running.port(), post_request("/detokenize", zeros + "]}")).status, 400);
+}
+
 TEST(Server, PagesOfOtherSitesAreRefused) {
   const Running running;
   const auto status_with = [&](const std::string& host, const std::string& origin) {
@@ -352,7 +376,8 @@ TEST(Server, AClientThatDoesNotReadMakesRoomToo) {
 }
 
 // Much more than what sockets buffer, so that it cannot all be sent to who does not read.
-std::string ask_for_much() { return post_request("/tokenize", R"({"prompt":")" + std::string(4 << 20, 'x') + "\"}"); }
+constexpr size_t kMuch = 5 << 19;
+std::string ask_for_much() { return post_request("/tokenize", R"({"prompt":")" + std::string(kMuch, 'x') + "\"}"); }
 
 TEST(Server, AWholeAnswerThatNobodyReadsIsGivenUp) {
   ServerOptions options;
@@ -367,7 +392,7 @@ TEST(Server, AWholeAnswerThatNobodyReadsIsGivenUp) {
   EXPECT_FALSE(parse_answer(text).is_whole);
   const HttpAnswer read = talk(running.port(), ask_for_much());  // who reads gets all of it
   EXPECT_TRUE(read.is_whole);
-  EXPECT_EQ(body_of(read).find("tokens")->as_array().size(), size_t{4} << 20);
+  EXPECT_EQ(body_of(read).find("tokens")->as_array().size(), kMuch);
 }
 
 TEST(Server, AWholeAnswerEndsWithItsClient) {
