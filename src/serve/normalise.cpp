@@ -264,7 +264,7 @@ class PromptMaker::Shield {
       std::string covered;
       size_t done = 0;
       for (; at < text.size(); at = added_.find(text, done, token)) {
-        const size_t first = at + 1 + continuation(text.substr(at + 1));
+        const size_t first = at + 1 + continuation(std::string_view(text).substr(at + 1));
         covered.append(text, done, first - done);
         covered += kStandIn;
         covered.append(text, first, at + token.text.size() - first);

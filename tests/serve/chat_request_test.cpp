@@ -294,7 +294,7 @@ TEST(PromptMaker, LargeInputsTakeLinearTime) {
     for (int i = 0; i < n; ++i) all += (i ? between : "") + one;
     return all;
   };
-  prompt_of(turn_with(R"([{"role":"user","content":")" + many("<think>", 200000, "") + "\"}]"));
+  prompt_of(turn_with(R"([{"role":"user","content":")" + many("<think>", 1000000, "") + "\"}]"));
   prompt_of(turn_with("[" + many(R"({"role":"assistant","content":"x"})", 100000, ",") + "]"));
   prompt_of(turn_with("[" + many(R"({"role":"system","content":"x"})", 100000, ",") + "]"));
   prompt_of(turn_with(R"([{"role":"user","content":"x"},)" + std::string(kCalls) + "," +
