@@ -18,6 +18,7 @@
 #include "serve/reply.h"
 #include "serve/request_fields.h"
 #include "serve/stats.h"
+#include "serve/worker.h"
 #include "text/templates.h"
 
 namespace hadal::serve {
@@ -32,6 +33,8 @@ constexpr double kTick = 0.2;                                                   
 constexpr int kLastTicks = 3;
 constexpr int kReload = 5;       // ticks
 constexpr int kMostDepth = 128;  // of a body
+// Bodies that are large, or may become so, are read beside the connections.
+constexpr size_t kLarge = 256 << 10, kMostLarge = 256 << 20;  // bytes of one, of all that wait
 
 // "/beta/v1/chat/completions/" → "/chat/completions", "/anthropic/v1/messages" → "/messages"
 std::string canonical(std::string path) {
@@ -123,6 +126,13 @@ const char* foreign(const HttpRequest& request) {
   const bool is_site = origin == "null" || (scheme != std::string::npos && origin.starts_with("http"));
   const bool is_own = scheme != std::string::npos && lower(origin.substr(scheme + 3)) == host;
   return is_site && !is_own ? "Requests of other sites' pages are refused" : nullptr;
+}
+
+ApiError overloaded() {
+  return {.status = 503,
+          .type = "server_error",
+          .code = "server_overloaded",
+          .message = "The server is overloaded, please try again later"};
 }
 
 // Tells the metrics how a request was answered.
@@ -229,7 +239,7 @@ class ServerImpl final : public Server {
       scheduler_.drain(false);
     }
     if (stop_at_ > 0) {
-      const bool idle = open_.empty();
+      const bool idle = open_.empty() && worker_.is_idle();
       if (!idle && time - stop_at_ > options_.drain_seconds) scheduler_.drain(true);
       idle_ticks_ = idle ? idle_ticks_ + 1 : 0;  // the last bytes are on their way for a while
       if (idle_ticks_ > kLastTicks || time - stop_at_ > options_.drain_seconds + 2) return http_->stop();
@@ -291,7 +301,19 @@ class ServerImpl final : public Server {
     if (is_known && request.method == route->method) {
       if (route->kind == Kind::kAnswer)
         if (const auto error = accounts_->refusal(request.key, now())) return send_error(*reply, *error, id, style);
-      return (this->*route->serve)(request, reply, id);
+      const bool may_be_large =
+          request.method == "POST" && (request.body.size() > kLarge || !request.header("content-encoding").empty());
+      if (!may_be_large) return (this->*route->serve)(request, reply, id);
+      const auto gone = std::make_shared<std::atomic<bool>>(false);
+      reply->on_gone([gone] { gone->store(true); });
+      const size_t size = request.body.size();
+      const bool is_taken = worker_.give(
+          size,
+          [this, serve = route->serve, kept = std::make_shared<HttpRequest>(std::move(request)), reply, id, gone] {
+            if (!gone->load()) (this->*serve)(*kept, reply, id);
+          });
+      if (!is_taken) send_error(*reply, overloaded(), id, style);
+      return;
     }
     if (is_known) {
       const ApiError error{.status = 405, .message = "Method Not Allowed"};
@@ -302,6 +324,8 @@ class ServerImpl final : public Server {
     if (path.starts_with("/models/") && request.method == "GET") return models(request, reply, id);
     send_error(*reply, {.status = 404, .message = "Not Found"}, id);
   }
+
+  // From here to submit() on the server's thread, or the worker's.
 
   std::optional<json::Value> body_of(const HttpRequest& request, HttpReply& reply, const std::string& id,
                                      ErrorStyle style = ErrorStyle::kOpenAi) {
@@ -414,6 +438,31 @@ class ServerImpl final : public Server {
     if (used >= window || (options_.rules.strict && turn.max_tokens && used + asked > window))
       return send_error(*reply, too_long(style, prompt, asked), id, style);
 
+    const auto ready = std::make_shared<Ready>(Ready{request.key, canonical(request.path), std::move(turn),
+                                                     std::move(prompt), std::move(format), asked, reply, id});
+    if (!worker_.is_here()) return submit(*ready);
+    http_->post([this, ready] {
+      // Others with its key came while it waited.
+      if (const auto error = accounts_->refusal(ready->key, now()))
+        return send_error(*ready->reply, *error, ready->id, ready->format->style());
+      submit(*ready);
+    });
+  }
+
+  // All that an answer needs.
+  struct Ready {
+    std::string key, endpoint;
+    Turn turn;
+    Prompt prompt;
+    std::unique_ptr<Format> format;
+    int64_t asked;  // tokens
+    std::shared_ptr<HttpReply> reply;
+    std::string id;
+  };
+  void submit(Ready& ready) {
+    auto& [key, endpoint, turn, prompt, format, asked, reply, id] = ready;
+    const ErrorStyle style = format->style();
+    const int64_t window = decoder_.max_tokens(), used = static_cast<int64_t>(prompt.ids.size());
     auto demanded = constraints_.of(turn, prompt);
     if (const auto* error = std::get_if<ApiError>(&demanded)) return send_error(*reply, *error, id, style);
     const Demand& demand = std::get<Demand>(demanded);
@@ -423,7 +472,7 @@ class ServerImpl final : public Server {
       more.emplace_back("x-hadal-warning", fmt::format("{} is a retired name since {}", turn.model, turn.retired));
     }
     const auto sink = std::make_shared<Reply>(turn, prompt, replies_, std::move(format), reply, id, std::move(more),
-                                              charge_of(request, turn));
+                                              charge_of(key, endpoint, turn));
     Submission submission;
     submission.request.constraint = demand.constraint;
     submission.request.prompt = std::move(prompt.ids);
@@ -431,8 +480,8 @@ class ServerImpl final : public Server {
     submission.request.max_tokens = std::min(asked, window - used);
     submission.system_end = prompt.system_end;
     submission.header_at = prompt.header_at;
-    submission.key = request.key;
-    const int64_t of_key = accounts_->concurrent(request.key);
+    submission.key = key;
+    const int64_t of_key = accounts_->concurrent(key);
     const int max_per_key = of_key > 0 ? static_cast<int>(of_key) : options_.limits.max_per_key;
     submission.max_per_key = max_per_key;
     submission.user = turn.user;
@@ -447,14 +496,9 @@ class ServerImpl final : public Server {
                            .message = fmt::format("Rate limit reached: {} concurrent requests", max_per_key),
                            .retry_after = 1},  // nobody knows when one ends
                           id, style);
-      return send_error(*reply,
-                        {.status = 503,
-                         .type = "server_error",
-                         .code = "server_overloaded",
-                         .message = "The server is overloaded, please try again later"},
-                        id, style);
+      return send_error(*reply, overloaded(), id, style);
     }
-    accounts_->started(request.key, used, now());
+    accounts_->started(key, used, now());
     open_.push_back(sink);
     reply->on_gone([this, job = ticket.id] {
       scheduler_.cancel(job);
@@ -463,12 +507,12 @@ class ServerImpl final : public Server {
     wake();
   }
 
-  Charge charge_of(const HttpRequest& request, const Turn& turn) {
+  Charge charge_of(const std::string& key, const std::string& endpoint, const Turn& turn) {
     const auto since = std::chrono::system_clock::now().time_since_epoch();
     LedgerRow row{.time_ms = std::chrono::duration_cast<std::chrono::milliseconds>(since).count(),
-                  .key = request.key,
+                  .key = key,
                   .user = turn.user.empty() ? "" : namespace_of(turn.user),
-                  .endpoint = canonical(request.path),
+                  .endpoint = endpoint,
                   .model = turn.model};
     return [this, row = std::move(row)](const Answer& answer, const char* ending, const Timing& timing) mutable {
       row.finish = ending;
@@ -661,6 +705,8 @@ class ServerImpl final : public Server {
   std::mutex mutex_;
   std::condition_variable work_;
   bool has_work_ = false, over_ = false;
+
+  Worker worker_{kMostLarge};  // last: its jobs use the others
 };
 
 }  // namespace

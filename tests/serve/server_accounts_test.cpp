@@ -148,6 +148,26 @@ TEST(ServerKeys, LimitsAre429WithWhenToComeAgain) {
   EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", ask("x", 2, false), bearer(kB))).status, 200);
 }
 
+// They are let in when they come, and counted when they have been read.
+TEST(ServerKeys, LimitsHoldForLargeBodiesThatCameTogether) {
+  const Bank bank(R"(, "requests_per_minute": 2)");
+  const Running running(bank.options);
+  std::vector<std::unique_ptr<HttpClient>> clients;
+  for (int i = 0; i < 6; ++i) {
+    clients.push_back(std::make_unique<HttpClient>(running.port()));
+    clients.back()->send(
+        post_request("/v1/chat/completions", ask("x", 2, false) + std::string(1 << 20, ' '), bearer(kA)));
+  }
+  int let_in = 0, refused = 0;
+  for (const auto& client : clients) {
+    const int status = parse_answer(client->read()).status;
+    let_in += status == 200;
+    refused += status == 429;
+  }
+  EXPECT_EQ(let_in, 2);
+  EXPECT_EQ(refused, 4);
+}
+
 TEST(ServerKeys, TokensAreCountedWithTheAnswer) {
   const Bank bank(R"(, "tokens_per_minute": 8)");
   const Running running(bank.options);

@@ -3,12 +3,15 @@
 #include "serve/server.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 #include <zlib.h>
 
+#include <future>
 #include <set>
 #include <thread>
 
 #include "serve/stats.h"
+#include "serve/worker.h"
 #include "tests/support/served.h"
 
 namespace hadal::serve {
@@ -214,6 +217,31 @@ TEST(Rate, IsOfTheLastSeconds) {
   EXPECT_EQ(rate.per_second(), 0);
 }
 
+TEST(Worker, DoesJobsInTurnAndRefusesWhatIsTooMuch) {
+  std::promise<void> begin, end;
+  std::string done;
+  {
+    Worker worker(10);
+    EXPECT_TRUE(worker.is_idle());
+    EXPECT_TRUE(worker.give(100, [&] {  // alone it may be any size
+      EXPECT_TRUE(worker.is_here());
+      begin.get_future().wait();
+      done += 'a';
+    }));
+    EXPECT_FALSE(worker.give(1, [&] { done += 'x'; }));
+    EXPECT_FALSE(worker.is_idle());
+    EXPECT_FALSE(worker.is_here());
+    begin.set_value();
+    while (!worker.is_idle()) std::this_thread::yield();
+    EXPECT_TRUE(worker.give(5, [&] { done += 'b'; }));
+    while (!worker.is_idle()) std::this_thread::yield();
+    for (const char c : {'c', 'd'}) EXPECT_TRUE(worker.give(5, [&, c] { done += c; }));
+    EXPECT_TRUE(worker.give(0, [&] { end.set_value(); }));
+    end.get_future().wait();
+  }
+  EXPECT_EQ(done, "abcd");
+}
+
 TEST(Server, EveryEndpointAnswersUnderEveryName) {
   const Running running;
   const std::string chat = ask("x", 5, false);
@@ -407,6 +435,73 @@ TEST(Server, AWholeAnswerEndsWithItsClient) {
   text += client.read();
   EXPECT_EQ(parse_answer(text).status, 200);
   EXPECT_FALSE(parse_answer(text).is_whole);
+}
+
+TEST(Server, LargeBodiesLetOthersThrough) {
+  const Running running;
+  std::string slow = R"({"prompt":"x","other":[)";  // to read
+  for (int i = 0; i < 5000000; ++i) slow += "[],";
+  HttpClient client(running.port());
+  client.send(post_request("/tokenize", slow + "[]]}"));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));  // the last bytes are there
+  int answered = 0;
+  for (char byte = 0; ::recv(client.socket(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0; ++answered)
+    EXPECT_EQ(talk(running.port(), "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").status, 200);
+  EXPECT_GT(answered, 5);
+  EXPECT_EQ(parse_answer(client.read()).status, 200);
+}
+
+TEST(Server, LargeBodiesAreAnsweredInTurn) {
+  const Running running;
+  std::vector<std::unique_ptr<HttpClient>> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.push_back(std::make_unique<HttpClient>(running.port()));
+    clients.back()->send(ask_for_much());
+  }
+  clients[1]->close();
+  for (const size_t i : {0, 2, 3}) {
+    const HttpAnswer answer = parse_answer(clients[i]->read());
+    EXPECT_EQ(answer.status, 200);
+    EXPECT_TRUE(answer.is_whole);
+  }
+}
+
+TEST(Server, LargeBodiesAreAnsweredAsSmallOnes) {
+  ServerOptions options;
+  options.limits.max_running = 1;
+  const Running running(options);
+  const std::string padding(300000, ' ');
+  const auto chosen = [&](const std::string& body) {
+    return body_of(talk(running.port(), post_request("/chat/completions", body))).find("choices")->as_array().at(0);
+  };
+  EXPECT_EQ(chosen(ask("x", 20, false) + padding), chosen(ask("x", 20, false)));
+  EXPECT_EQ(put_together(talk(running.port(), post_request("/chat/completions", ask("x", 20, true) + padding))).finish,
+            "length");
+  EXPECT_EQ(talk(running.port(), post_request("/chat/completions", "{" + padding)).status, 400);
+  EXPECT_EQ(talk(running.port(), post_request("/messages", R"({"model":"hadal-nano")" + padding + "}")).status, 400);
+  EXPECT_EQ(talk(running.port(),
+                 "GET /stats HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000\r\n"
+                 "Connection: close\r\n\r\n" +
+                     padding)
+                .status,
+            200);
+}
+
+TEST(Server, AClientOfALargeBodyThatLeavesMakesRoom) {
+  ServerOptions options;
+  options.limits.max_running = 1;
+  const Running running(options, false);
+  for (int i = 0; i < 3; ++i) {
+    HttpClient before(running.port()), client(running.port());
+    if (i > 0) before.send(ask_for_much());
+    client.send(post_request("/chat/completions", ask("endless", 90000, true) + std::string(300000, ' '), ""));
+    if (i < 2) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    if (i == 0) client.read("reasoning_content");
+    client.close();
+    EXPECT_EQ(talk(running.port(), post_request("/chat/completions", ask("next", 3, false) + std::string(300000, ' ')))
+                  .status,
+              200);
+  }
 }
 
 TEST(Server, ManyAtOnceGetWhatEachWouldGetAlone) {
