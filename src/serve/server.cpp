@@ -260,7 +260,8 @@ class ServerImpl final : public Server {
 
   void handle(HttpRequest request, std::shared_ptr<HttpReply> given) {
     const std::string id = random_hex(32), path = canonical(request.path);
-    enum class Kind { kAnswer, kLook, kOpen };  // an answer costs something; what is open asks for no key
+    // An answer has its price, work is counted by the minute; what is open asks for no key.
+    enum class Kind { kAnswer, kWork, kLook, kOpen };
     struct Route {
       std::string_view path, method;
       void (ServerImpl::*serve)(const HttpRequest&, const std::shared_ptr<HttpReply>&, const std::string&);
@@ -271,14 +272,14 @@ class ServerImpl final : public Server {
         {"/completions", "POST", &ServerImpl::complete, Kind::kAnswer},
         {"/responses", "POST", &ServerImpl::responses, Kind::kAnswer},
         {"/messages", "POST", &ServerImpl::messages, Kind::kAnswer},
-        {"/messages/count_tokens", "POST", &ServerImpl::count_tokens},
+        {"/messages/count_tokens", "POST", &ServerImpl::count_tokens, Kind::kWork},
         {"/models", "GET", &ServerImpl::models},
         {"/health", "GET", &ServerImpl::health, Kind::kOpen},
         {"/healthz", "GET", &ServerImpl::health, Kind::kOpen},
         {"/ready", "GET", &ServerImpl::health, Kind::kOpen},
         {"/version", "GET", &ServerImpl::version},
-        {"/tokenize", "POST", &ServerImpl::tokenize},
-        {"/detokenize", "POST", &ServerImpl::detokenize},
+        {"/tokenize", "POST", &ServerImpl::tokenize, Kind::kWork},
+        {"/detokenize", "POST", &ServerImpl::detokenize, Kind::kWork},
         {"/stats", "GET", &ServerImpl::stats},
         {"/metrics", "GET", &ServerImpl::metrics},
         {"/card", "GET", &ServerImpl::card},
@@ -299,8 +300,9 @@ class ServerImpl final : public Server {
       request.key = std::get<std::string>(std::move(name));
     }
     if (is_known && request.method == route->method) {
-      if (route->kind == Kind::kAnswer)
+      if (route->kind == Kind::kAnswer || route->kind == Kind::kWork)
         if (const auto error = accounts_->refusal(request.key, now())) return send_error(*reply, *error, id, style);
+      if (route->kind == Kind::kWork) accounts_->started(request.key, 0, now());
       const bool may_be_large =
           request.method == "POST" && (request.body.size() > kLarge || !request.header("content-encoding").empty());
       if (!may_be_large) return (this->*route->serve)(request, reply, id);
