@@ -416,8 +416,21 @@ TEST(MessagesRequest, TwoSessionsOfAnAgentAreOneUser) {
                read_messages(R"("messages":[{"role":"user","content":"x"}],"metadata":{"user_id":)" + id + "}"))
         .user;
   };
-  EXPECT_EQ(user_of(R"("user_ab_account__session_1")"), user_of(R"("user_ab_account__session_2")"));
-  EXPECT_NE(user_of(R"("user_ab_account__session_1")"), user_of(R"("user_cd_account__session_1")"));
+  const std::string u = "1b4e28ba-2fa1-11d2-883f-0016d3cca427", v = "6fa459ea-ee8a-3ca4-894e-db77e160355e";
+  const auto of = [&](const std::string& id) { return user_of("\"" + id + "\""); };
+  EXPECT_EQ(of("user_ab12_account__session_" + u), of("user_ab12_account__session_" + v));
+  EXPECT_EQ(of("user_ab12_account_" + u + "_session_" + u), of("user_ab12_account_" + u + "_session_" + v));
+  EXPECT_NE(of("user_ab12_account_" + u + "_session_" + u), of("user_ab12_account_" + v + "_session_" + u));
+  EXPECT_NE(of("user_ab12_account__session_" + u), of("user_cd34_account__session_" + u));
+  // Whatever else looks alike is a name as it stands.
+  EXPECT_NE(of("user_session_alice"), of("user_session_bob"));
+  EXPECT_NE(of("user_session_" + u), of("user_session_" + v));
+  EXPECT_NE(of("user_ab12_account__session_alice"), of("user_ab12_account__session_bob"));
+  EXPECT_NE(of("user_anna_account__session_" + u), of("user_anna_account__session_" + v));
+  EXPECT_NE(of("user_ab12_account_1_session_" + u), of("user_ab12_account_1_session_" + v));
+  EXPECT_NE(of("user_ab12_account__session_" + u + "x"), of("user_ab12_account__session_" + v + "x"));
+  EXPECT_NE(of("user__account__session_" + u), of("user__account__session_" + v));
+  EXPECT_NE(user_of(R"("{\"session_id\":\"1\"}")"), user_of(R"("{\"session_id\":\"2\"}")"));
   EXPECT_EQ(user_of(R"("{\"device_id\":\"d\",\"session_id\":\"1\"}")"),
             user_of(R"("{\"device_id\":\"d\",\"session_id\":\"2\"}")"));
 }
