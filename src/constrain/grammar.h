@@ -71,6 +71,7 @@ class Grammar {
   const RuleInfo& rule(Rule id) const { return rules_[static_cast<size_t>(id)]; }
   const StateInfo& state(State id) const { return states_[static_cast<size_t>(id)]; }
   size_t size() const { return states_.size(); }
+  int32_t tallest() const { return tallest_; }  // of the heights that are left
   bool too_large() const { return states_.size() > kMostStates; }
 
  private:
@@ -79,6 +80,7 @@ class Grammar {
   void find_follow();
 
   Rule root_ = 0;
+  int32_t tallest_ = 0;
   std::vector<RuleInfo> rules_;
   std::vector<StateInfo> states_;
 };

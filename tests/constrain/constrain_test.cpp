@@ -423,6 +423,50 @@ TEST_P(NoDeadEnd, HoweverLongItGoesOn) {
 }
 INSTANTIATE_TEST_SUITE_P(Seeds, NoDeadEnd, ::testing::Range(0, 60));
 
+// Values that have to be tall, and may be left out, in objects that may nest: at no depth does a comma call for one
+// that cannot be ended there.
+TEST(Schema, WhatIsTallIsNotBegunTooDeep) {
+  json::Object defs, properties;
+  constexpr int kLinks = 25, kAll = 9 * kLinks;  // a chain in parts, each compiled before what leads to it
+  for (int i = kAll; i > 0; --i) {
+    const Value next = i == kAll ? Value(json::Object{{"type", "null"}})
+                                 : Value(json::Object{{"$ref", "#/$defs/" + std::to_string(i + 1)}});
+    defs.emplace_back(std::to_string(i),
+                      json::Object{{"type", "array"}, {"items", next}, {"minItems", 1}, {"maxItems", 1}});
+    if (i % kLinks != 1) continue;
+    const json::Object tall{{"a", json::Object{{"type", "null"}}},
+                            {"t", json::Object{{"$ref", "#/$defs/" + std::to_string(i)}}}};
+    properties.emplace_back(std::to_string(9 - i / kLinks),
+                            json::Object{{"type", "object"}, {"properties", tall}, {"additionalProperties", false}});
+  }
+  properties.emplace_back("d", json::Object{{"$ref", "#"}});
+  const auto automaton = automaton_of(of_schema(
+      json::Object{{"type", "object"}, {"properties", properties}, {"additionalProperties", false}, {"$defs", defs}}));
+  ASSERT_TRUE(automaton);
+  auto bits = words();
+  int begun = 0, refused = 0;
+  for (int deep = 0; deep < 300; deep += 10)
+    for (char part = '1'; part <= '9'; ++part) {
+      std::string wish;
+      for (int i = 0; i < deep; ++i) wish += "{\"d\":";
+      wish = wish + "{\"" + part + "\":{\"a\":null,\"t\":[[";
+      Matcher matcher(automaton);
+      const bool went = std::all_of(wish.begin(), wish.end(), [&](char c) {
+        matcher.mask(bits);
+        for (TokenId id = 0; id < tokenizer().size(); ++id)
+          if (has(bits, id) && tokenizer().piece(id) == std::string_view(&c, 1)) {
+            matcher.accept(id);
+            EXPECT_FALSE(matcher.dead()) << "at depth " << deep << ", part " << part;
+            return !matcher.dead();
+          }
+        return false;
+      });
+      ++(went ? begun : refused);
+    }
+  EXPECT_GT(begun, 50);
+  EXPECT_GT(refused, 50);
+}
+
 TEST(Schema, ListsEndAtTheirBounds) {
   const auto begins = [](const char* schema, const char* text) {
     return Matcher(automaton_of(schema)).accept_text(text);
