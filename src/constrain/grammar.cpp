@@ -95,6 +95,8 @@ void Grammar::find_heights() {
       }
     }
   }
+  for (const StateInfo& one : states_)
+    if (one.height != kNoLimit) tallest_ = std::max(tallest_, one.height);
   for (StateInfo& one : states_)
     std::erase_if(one.edges, [&](const Edge& edge) {
       return state(edge.to).height == kNoLimit || (edge.counts && rule(one.rule).most == 0) ||

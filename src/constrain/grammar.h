@@ -3,7 +3,7 @@
 //
 //   Rule    a sub-automaton from `start` to `end`. A call edge runs another rule and goes on where the edge leads.
 //   count   a rule may count: `counts` edges are taken at most `most` times, `needs_least` edges only after `least`.
-//           Code points of a string, items of an array. Each run of the rule counts for itself.
+//           Code points of a string, commas of an array. Each run of the rule counts for itself.
 //
 // finish() checks a grammar and makes it immutable: states from which nothing can end are cut off, a rule that runs
 // itself before any input is refused, and so is a grammar without any text. It also finds
@@ -71,6 +71,7 @@ class Grammar {
   const RuleInfo& rule(Rule id) const { return rules_[static_cast<size_t>(id)]; }
   const StateInfo& state(State id) const { return states_[static_cast<size_t>(id)]; }
   size_t size() const { return states_.size(); }
+  int32_t tallest() const { return tallest_; }  // of the heights that are left
   bool too_large() const { return states_.size() > kMostStates; }
 
  private:
@@ -79,6 +80,7 @@ class Grammar {
   void find_follow();
 
   Rule root_ = 0;
+  int32_t tallest_ = 0;
   std::vector<RuleInfo> rules_;
   std::vector<StateInfo> states_;
 };

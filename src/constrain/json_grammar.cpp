@@ -205,7 +205,7 @@ Rule JsonGrammar::any_value() {
 Rule JsonGrammar::any_array() {
   return once(array_, [&](auto& rule) {
     rule = g().add_rule();
-    list_into(*rule, {}, [&] { return std::optional(any_value()); });
+    list_into(*rule, {}, 0, kNoLimit, [&] { return std::optional(any_value()); });
   });
 }
 
@@ -216,25 +216,32 @@ Rule JsonGrammar::any_object() {
   });
 }
 
-void JsonGrammar::list_into(Rule rule, const std::vector<Rule>& tuple,
+void JsonGrammar::list_into(Rule rule, const std::vector<Rule>& tuple, int32_t least, int32_t most,
                             const std::function<std::optional<Rule>()>& more) {
   const State open = g().text(g().rule(rule).start, "["), close = g().add_state(rule);
   g().empty(g().text(blanks(rule, close), "]"), g().rule(rule).end);
-  g().empty(open, close, true);
+  if (least == 0) g().empty(open, close);
   const std::optional<Rule> others = more();
+  if (most == 0) return;
   State at = blanks(rule, open);
+  int32_t n = 0;
   for (const Rule item : tuple) {
     const State after = g().add_state(rule);
-    g().call(at, after, item, true);
-    g().empty(after, close, true);
+    g().call(at, after, item);
+    if (++n >= least) g().empty(after, close);
+    if (n == most) return;
     at = blanks(rule, g().text(after, ","));
   }
   if (!others) return;
-  const State loop = g().add_state(rule), after = g().add_state(rule);
-  g().empty(at, loop);
-  g().call(loop, after, *others, true);
+  // One that is not counted, so that those behind it can be counted at their commas: a comma calls for an item.
+  const State after = g().add_state(rule), comma = g().add_state(rule);
+  g().call(at, after, *others);
+  ++n;
+  g().rule(rule).least = std::max(least - n, 0);
+  if (most != kNoLimit) g().rule(rule).most = most - n;
   g().empty(after, close, true);
-  g().empty(blanks(rule, g().text(after, ",")), loop);
+  g().bytes(after, comma, ',', ',', true);
+  g().call(blanks(rule, comma), after, *others);
 }
 
 void JsonGrammar::members_into(Rule rule, const std::vector<Property>& properties,

@@ -44,9 +44,10 @@ class JsonGrammar {
   // escape (the automaton must be text_dfa()). With counts, a code point counts.
   void dfa_into(Rule rule, State from, State to, const Dfa& dfa, bool escaped, bool free, bool counts);
 
-  // [ items ]: those of a tuple first; `more` gives the rule of the others, if there may be any. Counts with the
-  // rule's.
-  void list_into(Rule rule, const std::vector<Rule>& tuple, const std::function<std::optional<Rule>()>& more);
+  // [ items ], from `least` to `most`: those of a tuple first; `more` gives the rule of the others, if there may be
+  // any.
+  void list_into(Rule rule, const std::vector<Rule>& tuple, int32_t least, int32_t most,
+                 const std::function<std::optional<Rule>()>& more);
 
   struct Property {
     std::string name;

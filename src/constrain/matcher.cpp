@@ -335,8 +335,9 @@ void Automaton::mask(const Places& places, std::span<uint64_t> allowed) const {
     for (const Edge& edge : edges)
       if (edge.kind == Edge::Kind::kSymbol) set(allowed, vocabulary_->symbol(static_cast<Symbol>(edge.what)));
     if (std::none_of(edges.begin(), edges.end(), [](const Edge& e) { return e.kind == Edge::Kind::kBytes; })) continue;
-    if (depth_of(place) > kMostDepth / 2) {
-      walk_past(vocabulary_->tree(), {place}, allowed);  // so deep that the limit may be near: each place for itself
+    // So deep that the limit may be near, for what a token enters or for what it must still lead to: each for itself.
+    if (depth_of(place) + grammar_.tallest() > kMostDepth / 2) {
+      walk_past(vocabulary_->tree(), {place}, allowed);
       continue;
     }
     const auto inside = allowed_at(place);

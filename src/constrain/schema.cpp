@@ -622,14 +622,11 @@ void SchemaCompiler::arrays(State from, State to, const Value& schema, const std
   std::vector<Rule> first;
   for (size_t i = 0; tuple && i < tuple->as_array().size(); ++i)
     first.push_back(rule_of(tuple->as_array()[i], fmt::format("{}/prefixItems/{}", path, i), depth + 1));
-  g().rule(rule).least = static_cast<int32_t>(least.value_or(0));
-  g().rule(rule).most = static_cast<int32_t>(most.value_or(kNoLimit));
-  // Out of reach: no array fits.
-  if (closed && g().rule(rule).least > static_cast<int32_t>(first.size())) g().rule(rule).most = 0;
-  json_.list_into(rule, first, [&]() -> std::optional<Rule> {
-    if (closed) return std::nullopt;
-    return rest ? rule_of(*rest, path + "/items", depth + 1) : json_.any_value();
-  });
+  json_.list_into(rule, first, static_cast<int32_t>(least.value_or(0)), static_cast<int32_t>(most.value_or(kNoLimit)),
+                  [&]() -> std::optional<Rule> {
+                    if (closed) return std::nullopt;
+                    return rest ? rule_of(*rest, path + "/items", depth + 1) : json_.any_value();
+                  });
 }
 
 void SchemaCompiler::objects(State from, State to, const Value& schema, const std::string& path, int depth) {

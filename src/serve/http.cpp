@@ -4,6 +4,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <array>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
@@ -18,6 +19,8 @@
 #include <chrono>
 #include <deque>
 #include <optional>
+#include <sstream>
+#include <string_view>
 #include <type_traits>
 
 #include "base/file.h"
@@ -37,6 +40,7 @@ constexpr uint32_t kHeaderLimit = 32 * 1024;
 constexpr int kLingerSeconds = 1;        // after an early error: what the client still sends is read so long
 constexpr size_t kMostQueued = 8 << 20;  // bytes of a stream that nobody reads; then its reader counts as gone
 constexpr size_t kLingerBytes = 1 << 20;
+constexpr size_t kPiece = 256 << 10;  // bytes of a whole answer that are written at once
 constexpr size_t kFirstBytes = 4096;  // of a request on a connection that rested
 constexpr std::chrono::milliseconds kLookAgain{500};
 
@@ -108,6 +112,8 @@ class Reply final : public HttpReply, public std::enable_shared_from_this<Reply>
   void lose() {
     gone = true;
     wake_.cancel();
+    error_code ignored;
+    if (socket) socket->cancel(ignored);  // a write that goes nowhere
     tell_gone();
   }
   asio::steady_timer& wake() { return wake_; }
@@ -119,6 +125,7 @@ class Reply final : public HttpReply, public std::enable_shared_from_this<Reply>
   std::deque<std::string> chunks;
   size_t queued = 0;  // bytes in them
   std::function<void()> when_gone;
+  tcp::socket* socket = nullptr;  // while the answer is written to it
 
  private:
   template <class Change>
@@ -258,13 +265,13 @@ class Server final : public HttpServer {
       HttpRequest request;
       if (!ec) request = head_of(parser.get());
       const bool reads = parser.is_done() || !options_.wants_body || options_.wants_body(request);
-      if (!ec && reads && lower(request.header("expect")) == "100-continue") {
-        http::response<http::empty_body> go_on(http::status::continue_, 11);
-        co_await http::async_write(stream, go_on, asio::redirect_error(asio::use_awaitable, ec));
-      }
       if (!ec && reads) {
         const Deadline deadline(context_, socket, options_.body_seconds);
-        co_await http::async_read(stream, buffer, parser, asio::redirect_error(asio::use_awaitable, ec));
+        if (lower(request.header("expect")) == "100-continue") {
+          http::response<http::empty_body> go_on(http::status::continue_, 11);
+          co_await http::async_write(stream, go_on, asio::redirect_error(asio::use_awaitable, ec));
+        }
+        if (!ec) co_await http::async_read(stream, buffer, parser, asio::redirect_error(asio::use_awaitable, ec));
         if (deadline.hit()) ec = beast::error::timeout;
       }
       if (ec) {
@@ -276,11 +283,13 @@ class Server final : public HttpServer {
       const bool keep_alive = message.keep_alive() && reads, is_head = message.method() == http::verb::head;
       if (reads) request.body = std::move(message.body());
       auto reply = std::make_shared<Reply>(context_);
+      reply->socket = &socket;
       handler_(std::move(request), reply);
       auto watching = std::make_shared<bool>(true);
       asio::co_spawn(context_, watch(socket, reply, watching), asio::detached);
       const bool sent = co_await answer(stream, *reply, keep_alive, is_head, version);
       *watching = false;
+      reply->socket = nullptr;
       socket.cancel(ec);
       if (!sent) {
         reply->lose();
@@ -345,50 +354,50 @@ class Server final : public HttpServer {
       error_code ignored;
       co_await reply.wake().async_wait(asio::redirect_error(asio::use_awaitable, ignored));
     };
+    const auto write = [&](const auto& buffers) -> asio::awaitable<void> {
+      const Deadline deadline(context_, socket_of(stream), options_.write_seconds);
+      co_await asio::async_write(stream, buffers, asio::redirect_error(asio::use_awaitable, ec));
+    };
     while (reply.status == 0 && !reply.gone) co_await wait();
     if (reply.gone) co_return false;
-    if (reply.whole) {
-      http::response<http::string_body> response;
-      response.version(version);
-      fill(response, reply, keep_alive);
-      response.body() = std::move(reply.body);
-      response.prepare_payload();
-      if (is_head) {
-        response.body().clear();
-        http::response_serializer<http::string_body> serializer(response);
-        co_await http::async_write_header(stream, serializer, asio::redirect_error(asio::use_awaitable, ec));
-      } else {
-        co_await http::async_write(stream, response, asio::redirect_error(asio::use_awaitable, ec));
-      }
-      co_return !ec;
-    }
     http::response<http::empty_body> head;
-    const bool has_chunks = version >= 11;
     head.version(version);
-    fill(head, reply, keep_alive && has_chunks);
+    const bool has_chunks = !reply.whole && version >= 11;
+    fill(head, reply, keep_alive && (reply.whole || has_chunks));
+    if (reply.whole) head.content_length(reply.body.size());
     if (has_chunks) head.chunked(true);
-    http::response_serializer<http::empty_body> serializer(head);
-    co_await http::async_write_header(stream, serializer, asio::redirect_error(asio::use_awaitable, ec));
+    std::ostringstream written;
+    written << head.base();
+    const std::string head_text = std::move(written).str();
+    if (reply.whole) {
+      const std::string body = std::move(reply.body);
+      std::string_view rest = is_head ? std::string_view() : body;
+      std::array buffers{asio::buffer(head_text), asio::buffer(rest.substr(0, kPiece))};
+      co_await write(buffers);
+      while (!ec && !reply.gone && rest.size() > kPiece) {
+        rest.remove_prefix(kPiece);
+        co_await write(asio::buffer(rest.substr(0, kPiece)));
+      }
+      co_return !ec && !reply.gone;
+    }
+    co_await write(asio::buffer(head_text));
     while (!ec && !reply.gone) {
       if (reply.chunks.empty()) {
         if (reply.ended) break;
         co_await wait();
         continue;
       }
-      std::string chunk = std::move(reply.chunks.front());
+      const std::string chunk = std::move(reply.chunks.front());
       reply.chunks.pop_front();
       reply.queued -= chunk.size();
       if (chunk.empty()) continue;  // an empty chunk would be the end
-      const Deadline deadline(context_, socket_of(stream), options_.write_seconds);
       if (has_chunks) {
-        co_await asio::async_write(stream, http::make_chunk(asio::buffer(chunk)),
-                                   asio::redirect_error(asio::use_awaitable, ec));
+        co_await write(http::make_chunk(asio::buffer(chunk)));
       } else {
-        co_await asio::async_write(stream, asio::buffer(chunk), asio::redirect_error(asio::use_awaitable, ec));
+        co_await write(asio::buffer(chunk));
       }
     }
-    if (has_chunks && !ec && !reply.gone)
-      co_await asio::async_write(stream, http::make_chunk_last(), asio::redirect_error(asio::use_awaitable, ec));
+    if (has_chunks && !ec && !reply.gone) co_await write(http::make_chunk_last());
     co_return !ec && !reply.gone;
   }
 

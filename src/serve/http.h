@@ -53,7 +53,7 @@ struct HttpOptions {
   // Asked before a body is read, of a request without it. false: it is handled without, and the connection closes.
   std::function<bool(const HttpRequest& head)> wants_body{};
   int header_seconds = 30, body_seconds = 120, idle_seconds = 600;
-  int write_seconds = 60;                // for one chunk; a client that takes none for so long is gone
+  int write_seconds = 60;                // for a chunk, or 256 KB of a whole answer; who takes none for so long is gone
   std::string server = "hadal";          // the Server header
   std::string tls_certificate, tls_key;  // PEM files, the certificate with its chain; both or none: plain HTTP
 };

@@ -2,6 +2,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <string>
+#include <string_view>
 
 #include "serve/request_fields.h"
 
@@ -219,16 +221,39 @@ void read_format(Body& body, Turn& turn) {
   turn.format.kind = OutputFormat::Kind::kJsonSchema;
 }
 
-// The session is no part of whose it is: two sessions of an agent share its system prompt (api.md 8).
+bool is_hex(std::string_view text) {
+  return !text.empty() && text.find_first_not_of("0123456789abcdefABCDEF") == std::string_view::npos;
+}
+bool is_uuid(std::string_view text) {
+  std::string digits;
+  for (size_t i = 0; i < text.size(); ++i)
+    if (text[i] != '-' || (i != 8 && i != 13 && i != 18 && i != 23)) digits += text[i];
+  return text.size() == 36 && digits.size() == 32 && is_hex(digits);
+}
+// user_HEX_account_UUID_session_UUID, where the first UUID may be absent: up to its session. Else the whole.
+std::string_view without_session(std::string_view id) {
+  constexpr std::string_view kUser = "user_", kAccount = "_account_", kSession = "_session_";
+  const size_t account = id.find(kAccount), session = id.rfind(kSession);
+  if (!id.starts_with(kUser) || account == std::string_view::npos || session == std::string_view::npos) return id;
+  const size_t begin = account + kAccount.size();
+  if (account < kUser.size() || session < begin) return id;
+  const std::string_view uuid = id.substr(begin, session - begin);
+  const bool is_form = is_hex(id.substr(kUser.size(), account - kUser.size())) && (uuid.empty() || is_uuid(uuid)) &&
+                       is_uuid(id.substr(session + kSession.size()));
+  return is_form ? id.substr(0, session) : id;
+}
+
+// The session is no part of whose it is: two sessions of an agent share its system prompt (api.md 8). Only in the forms
+// that Claude Code sends: what others call a session may be all that tells two users apart.
 std::string user_of(const std::string& id) {
-  if (auto parsed = json::parse(id); parsed.ok() && parsed.value().is_object()) {
+  if (auto parsed = json::parse(id);
+      parsed.ok() && parsed.value().is_object() && !word_of(parsed.value(), "device_id").empty()) {
     json::Object rest;
     for (auto& [key, value] : parsed.value().as_object())
       if (key != "session_id") rest.emplace_back(key, std::move(value));
     return namespace_of(json::dump(rest));
   }
-  const size_t session = id.find("_session_");
-  return namespace_of(id.starts_with("user_") && session != std::string::npos ? id.substr(0, session) : id);
+  return namespace_of(std::string(without_session(id)));
 }
 
 }  // namespace

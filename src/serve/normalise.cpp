@@ -264,7 +264,7 @@ class PromptMaker::Shield {
       std::string covered;
       size_t done = 0;
       for (; at < text.size(); at = added_.find(text, done, token)) {
-        const size_t first = at + 1 + continuation(text.substr(at + 1));
+        const size_t first = at + 1 + continuation(std::string_view(text).substr(at + 1));
         covered.append(text, done, first - done);
         covered += kStandIn;
         covered.append(text, first, at + token.text.size() - first);
@@ -307,9 +307,16 @@ class PromptMaker::Shield {
   bool used_ = false;
 };
 
-PromptMaker::PromptMaker(const text::Tokenizer& tokenizer, text::Encoding encoding)
-    : tokenizer_(tokenizer), encoding_(encoding), added_(std::make_unique<AddedTokens>(tokenizer)) {}
+PromptMaker::PromptMaker(const text::Tokenizer& tokenizer, text::Encoding encoding, int64_t window)
+    : tokenizer_(tokenizer), encoding_(encoding), window_(window), added_(std::make_unique<AddedTokens>(tokenizer)) {
+  for (TokenId id = 0; id < tokenizer.size(); ++id) longest_ = std::max(longest_, tokenizer.piece(id).size());
+}
 PromptMaker::~PromptMaker() = default;
+
+int64_t PromptMaker::too_many(size_t bytes) const {
+  const auto least = static_cast<int64_t>((bytes + longest_ - 1) / longest_);
+  return least > window_ ? least : 0;
+}
 
 std::vector<TokenId> PromptMaker::ids_of(std::string_view text, bool shielded) const {
   if (!shielded) return tokenizer_.encode(text);
@@ -434,6 +441,8 @@ std::variant<Prompt, ApiError> PromptMaker::make(const Turn& turn, bool repair_h
   prompt.text += open.as_string();
 
   Prompt result;
+  result.at_least = too_many(shield.used() ? Shield::lift(prompt.text).size() : prompt.text.size());
+  if (result.at_least > 0) return result;
   result.thinking_open = turn.thinks() && (!continues || !open_reasoning.empty()) && !has_task;
   const std::string_view whole(prompt.text);
   result.ids = ids_of(whole.substr(0, prompt.header_begin), shield.used());
@@ -453,6 +462,8 @@ std::variant<Prompt, ApiError> PromptMaker::make_completion(const std::string& p
                                                             const std::optional<std::string>& suffix) const {
   Prompt result;
   result.raw = true;
+  result.at_least = too_many(prompt.size() + (suffix ? suffix->size() : 0));
+  if (result.at_least > 0) return result;
   const auto special = [&](const char* name) {
     const auto id = tokenizer_.id_of(name);
     if (!id) return false;

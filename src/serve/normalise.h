@@ -7,6 +7,7 @@
 // characters. Where it occurs, a stand-in keeps it apart until the prompt is cut at its true tokens.
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,6 +30,7 @@ struct Prompt {
   int64_t header_at = 0;       // ids before the last assistant header: what the next turn shares
   bool thinking_open = false;  // the answer begins inside <think>
   bool raw = false;            // the answer is text and nothing else: no reasoning, no calls
+  int64_t at_least = 0;        // so many tokens, which is too many: they were not made, and there is nothing else
   // How the answer will be found again when a client sends it back (replay.h): whose it is, and after what. Only of
   // whole answers, which begin right behind the header.
   std::string space;
@@ -46,13 +48,16 @@ std::variant<json::Array, ApiError> normalise(const Turn& turn, bool repair_hist
 
 class PromptMaker {
  public:
-  // The tokenizer must outlive it.
-  PromptMaker(const text::Tokenizer& tokenizer, text::Encoding encoding);
+  // The tokenizer must outlive it. window: tokens; a text whose bytes cannot fit is not cut into any.
+  PromptMaker(const text::Tokenizer& tokenizer, text::Encoding encoding,
+              int64_t window = std::numeric_limits<int64_t>::max());
   ~PromptMaker();
   std::variant<Prompt, ApiError> make(const Turn& turn, bool repair_history, const Replays& replays = {}) const;
   // A raw continuation, or with a suffix a hole to fill (api.md 1.8). 400: the tokenizer has no tokens for holes.
   std::variant<Prompt, ApiError> make_completion(const std::string& prompt,
                                                  const std::optional<std::string>& suffix) const;
+  // Tokens of so many bytes at least, where that is more than the window; else 0.
+  int64_t too_many(size_t bytes) const;
 
  private:
   class AddedTokens;
@@ -62,6 +67,8 @@ class PromptMaker {
 
   const text::Tokenizer& tokenizer_;
   const text::Encoding encoding_;
+  const int64_t window_;
+  size_t longest_ = 1;  // bytes of a token
   std::unique_ptr<const AddedTokens> added_;
 };
 

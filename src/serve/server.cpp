@@ -18,6 +18,7 @@
 #include "serve/reply.h"
 #include "serve/request_fields.h"
 #include "serve/stats.h"
+#include "serve/worker.h"
 #include "text/templates.h"
 
 namespace hadal::serve {
@@ -32,6 +33,8 @@ constexpr double kTick = 0.2;                                                   
 constexpr int kLastTicks = 3;
 constexpr int kReload = 5;       // ticks
 constexpr int kMostDepth = 128;  // of a body
+// Bodies that are large, or may become so, are read beside the connections.
+constexpr size_t kLarge = 256 << 10, kMostLarge = 256 << 20;  // bytes of one, of all that wait
 
 // "/beta/v1/chat/completions/" → "/chat/completions", "/anthropic/v1/messages" → "/messages"
 std::string canonical(std::string path) {
@@ -125,6 +128,13 @@ const char* foreign(const HttpRequest& request) {
   return is_site && !is_own ? "Requests of other sites' pages are refused" : nullptr;
 }
 
+ApiError overloaded() {
+  return {.status = 503,
+          .type = "server_error",
+          .code = "server_overloaded",
+          .message = "The server is overloaded, please try again later"};
+}
+
 // Tells the metrics how a request was answered.
 class CountedReply final : public HttpReply {
  public:
@@ -155,7 +165,7 @@ class ServerImpl final : public Server {
       : decoder_(decoder),
         tokenizer_(tokenizer),
         options_(options),
-        prompts_(tokenizer, options.encoding),
+        prompts_(tokenizer, options.encoding, decoder.max_tokens()),
         constraints_(tokenizer, decoder.end_tokens()),
         accounts_(std::move(accounts)),
         replays_memory_(options.rules.strict ? nullptr : options.store, tokenizer.size()),
@@ -229,7 +239,7 @@ class ServerImpl final : public Server {
       scheduler_.drain(false);
     }
     if (stop_at_ > 0) {
-      const bool idle = open_.empty();
+      const bool idle = open_.empty() && worker_.is_idle();
       if (!idle && time - stop_at_ > options_.drain_seconds) scheduler_.drain(true);
       idle_ticks_ = idle ? idle_ticks_ + 1 : 0;  // the last bytes are on their way for a while
       if (idle_ticks_ > kLastTicks || time - stop_at_ > options_.drain_seconds + 2) return http_->stop();
@@ -250,7 +260,8 @@ class ServerImpl final : public Server {
 
   void handle(HttpRequest request, std::shared_ptr<HttpReply> given) {
     const std::string id = random_hex(32), path = canonical(request.path);
-    enum class Kind { kAnswer, kLook, kOpen };  // an answer costs something; what is open asks for no key
+    // An answer has its price, work is counted by the minute; what is open asks for no key.
+    enum class Kind { kAnswer, kWork, kLook, kOpen };
     struct Route {
       std::string_view path, method;
       void (ServerImpl::*serve)(const HttpRequest&, const std::shared_ptr<HttpReply>&, const std::string&);
@@ -261,14 +272,14 @@ class ServerImpl final : public Server {
         {"/completions", "POST", &ServerImpl::complete, Kind::kAnswer},
         {"/responses", "POST", &ServerImpl::responses, Kind::kAnswer},
         {"/messages", "POST", &ServerImpl::messages, Kind::kAnswer},
-        {"/messages/count_tokens", "POST", &ServerImpl::count_tokens},
+        {"/messages/count_tokens", "POST", &ServerImpl::count_tokens, Kind::kWork},
         {"/models", "GET", &ServerImpl::models},
         {"/health", "GET", &ServerImpl::health, Kind::kOpen},
         {"/healthz", "GET", &ServerImpl::health, Kind::kOpen},
         {"/ready", "GET", &ServerImpl::health, Kind::kOpen},
         {"/version", "GET", &ServerImpl::version},
-        {"/tokenize", "POST", &ServerImpl::tokenize},
-        {"/detokenize", "POST", &ServerImpl::detokenize},
+        {"/tokenize", "POST", &ServerImpl::tokenize, Kind::kWork},
+        {"/detokenize", "POST", &ServerImpl::detokenize, Kind::kWork},
         {"/stats", "GET", &ServerImpl::stats},
         {"/metrics", "GET", &ServerImpl::metrics},
         {"/card", "GET", &ServerImpl::card},
@@ -289,9 +300,22 @@ class ServerImpl final : public Server {
       request.key = std::get<std::string>(std::move(name));
     }
     if (is_known && request.method == route->method) {
-      if (route->kind == Kind::kAnswer)
+      if (route->kind == Kind::kAnswer || route->kind == Kind::kWork)
         if (const auto error = accounts_->refusal(request.key, now())) return send_error(*reply, *error, id, style);
-      return (this->*route->serve)(request, reply, id);
+      if (route->kind == Kind::kWork) accounts_->started(request.key, 0, now());
+      const bool may_be_large =
+          request.method == "POST" && (request.body.size() > kLarge || !request.header("content-encoding").empty());
+      if (!may_be_large) return (this->*route->serve)(request, reply, id);
+      const auto gone = std::make_shared<std::atomic<bool>>(false);
+      reply->on_gone([gone] { gone->store(true); });
+      const size_t size = request.body.size();
+      const bool is_taken = worker_.give(
+          size,
+          [this, serve = route->serve, kept = std::make_shared<HttpRequest>(std::move(request)), reply, id, gone] {
+            if (!gone->load()) (this->*serve)(*kept, reply, id);
+          });
+      if (!is_taken) send_error(*reply, overloaded(), id, style);
+      return;
     }
     if (is_known) {
       const ApiError error{.status = 405, .message = "Method Not Allowed"};
@@ -302,6 +326,8 @@ class ServerImpl final : public Server {
     if (path.starts_with("/models/") && request.method == "GET") return models(request, reply, id);
     send_error(*reply, {.status = 404, .message = "Not Found"}, id);
   }
+
+  // From here to submit() on the server's thread, or the worker's.
 
   std::optional<json::Value> body_of(const HttpRequest& request, HttpReply& reply, const std::string& id,
                                      ErrorStyle style = ErrorStyle::kOpenAi) {
@@ -370,7 +396,10 @@ class ServerImpl final : public Server {
     if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id, ErrorStyle::kAnthropic);
     const auto made = prompt_of(request, std::get<Turn>(read));
     if (const auto* error = std::get_if<ApiError>(&made)) return send_error(*reply, *error, id, ErrorStyle::kAnthropic);
-    const auto count = static_cast<int64_t>(std::get<Prompt>(made).ids.size());
+    const Prompt& prompt = std::get<Prompt>(made);
+    if (prompt.at_least > 0)
+      return send_error(*reply, too_long(ErrorStyle::kAnthropic, prompt, 0), id, ErrorStyle::kAnthropic);
+    const auto count = static_cast<int64_t>(prompt.ids.size());
     json::Object counted{{"input_tokens", count}};
     if (body->find("context_management"))
       counted.emplace_back("context_management", json::Object{{"original_input_tokens", count}});
@@ -392,6 +421,10 @@ class ServerImpl final : public Server {
     const ErrorStyle style = format->style();
     if (const auto* error = std::get_if<ApiError>(&made)) return send_error(*reply, *error, id, style);
     Prompt prompt = std::get<Prompt>(std::move(made));
+    const int64_t asked = turn.max_tokens.value_or(turn.effort == Effort::kOff   ? kPlainOutput
+                                                   : turn.effort == Effort::kMax ? kMaxOutput
+                                                                                 : kThinkingOutput);
+    if (prompt.at_least > 0) return send_error(*reply, too_long(style, prompt, asked), id, style);
     const auto absent = [&](const char* key) {
       const json::Value* value = body.find(key);
       return !value || value->is_null();
@@ -404,16 +437,38 @@ class ServerImpl final : public Server {
       fmt::print(stderr, "{} prompt of {} tokens: {}\n", id, prompt.ids.size(), compact(json::Value(prompt.text)));
 
     const int64_t window = decoder_.max_tokens(), used = static_cast<int64_t>(prompt.ids.size());
-    const int64_t asked = turn.max_tokens.value_or(turn.effort == Effort::kOff   ? kPlainOutput
-                                                   : turn.effort == Effort::kMax ? kMaxOutput
-                                                                                 : kThinkingOutput);
     if (used >= window || (options_.rules.strict && turn.max_tokens && used + asked > window))
-      return send_error(*reply, too_long(style, used, asked), id, style);
+      return send_error(*reply, too_long(style, prompt, asked), id, style);
 
+    const auto ready = std::make_shared<Ready>(Ready{request.key, canonical(request.path), std::move(turn),
+                                                     std::move(prompt), std::move(format), asked, reply, id});
+    if (!worker_.is_here()) return submit(*ready);
+    http_->post([this, ready] {
+      // Others with its key came while it waited.
+      if (const auto error = accounts_->refusal(ready->key, now()))
+        return send_error(*ready->reply, *error, ready->id, ready->format->style());
+      submit(*ready);
+    });
+  }
+
+  // All that an answer needs.
+  struct Ready {
+    std::string key, endpoint;
+    Turn turn;
+    Prompt prompt;
+    std::unique_ptr<Format> format;
+    int64_t asked;  // tokens
+    std::shared_ptr<HttpReply> reply;
+    std::string id;
+  };
+  void submit(Ready& ready) {
+    auto& [key, endpoint, turn, prompt, format, asked, reply, id] = ready;
+    const ErrorStyle style = format->style();
+    const int64_t window = decoder_.max_tokens(), used = static_cast<int64_t>(prompt.ids.size());
     const auto since = std::chrono::system_clock::now().time_since_epoch();
     const int64_t time_ms = std::chrono::duration_cast<std::chrono::milliseconds>(since).count();
     const int64_t wanted = std::min(asked, window - used);
-    auto admitted = accounts_->admit(request.key, used, wanted, time_ms);
+    auto admitted = accounts_->admit(key, used, wanted, time_ms);
     if (const auto* error = std::get_if<ApiError>(&admitted)) return send_error(*reply, *error, id, style);
     const auto admission = std::get<Accounts::Admission>(std::move(admitted));
 
@@ -427,7 +482,7 @@ class ServerImpl final : public Server {
       more.emplace_back("x-hadal-warning", fmt::format("{} is a retired name since {}", turn.model, turn.retired));
     }
     const auto sink = std::make_shared<Reply>(turn, prompt, replies_, std::move(format), reply, id, std::move(more),
-                                              charge_of(request, turn, time_ms, admission.hold));
+                                              charge_of(key, endpoint, turn, time_ms, admission.hold));
     Submission submission;
     submission.request.constraint = demand.constraint;
     submission.request.prompt = std::move(prompt.ids);
@@ -435,8 +490,8 @@ class ServerImpl final : public Server {
     submission.request.max_tokens = admission.max_tokens;
     submission.system_end = prompt.system_end;
     submission.header_at = prompt.header_at;
-    submission.key = request.key;
-    const int64_t of_key = accounts_->concurrent(request.key);
+    submission.key = key;
+    const int64_t of_key = accounts_->concurrent(key);
     const int max_per_key = of_key > 0 ? static_cast<int>(of_key) : options_.limits.max_per_key;
     submission.max_per_key = max_per_key;
     submission.user = turn.user;
@@ -451,14 +506,9 @@ class ServerImpl final : public Server {
                            .message = fmt::format("Rate limit reached: {} concurrent requests", max_per_key),
                            .retry_after = 1},  // nobody knows when one ends
                           id, style);
-      return send_error(*reply,
-                        {.status = 503,
-                         .type = "server_error",
-                         .code = "server_overloaded",
-                         .message = "The server is overloaded, please try again later"},
-                        id, style);
+      return send_error(*reply, overloaded(), id, style);
     }
-    accounts_->started(request.key, used, now());
+    accounts_->started(key, used, now());
     open_.push_back(sink);
     reply->on_gone([this, job = ticket.id] {
       scheduler_.cancel(job);
@@ -468,12 +518,12 @@ class ServerImpl final : public Server {
   }
 
   // It owns the hold: a reply that never ended gives it back when it goes.
-  Charge charge_of(const HttpRequest& request, const Turn& turn, int64_t time_ms,
+  Charge charge_of(const std::string& key, const std::string& endpoint, const Turn& turn, int64_t time_ms,
                    std::shared_ptr<Accounts::Hold> hold) {
     LedgerRow row{.time_ms = time_ms,
-                  .key = request.key,
+                  .key = key,
                   .user = turn.user.empty() ? "" : namespace_of(turn.user),
-                  .endpoint = canonical(request.path),
+                  .endpoint = endpoint,
                   .model = turn.model};
     return [this, row = std::move(row), hold = std::move(hold)](const Answer& answer, const char* ending, bool is_owed,
                                                                 const Timing& timing) mutable {
@@ -501,8 +551,9 @@ class ServerImpl final : public Server {
   }
 
   // Clients read numbers out of these sentences, and compact their conversation by them.
-  ApiError too_long(ErrorStyle style, int64_t used, int64_t asked) const {
+  ApiError too_long(ErrorStyle style, const Prompt& prompt, int64_t asked) const {
     const int64_t window = decoder_.max_tokens();
+    const int64_t used = prompt.at_least > 0 ? prompt.at_least : static_cast<int64_t>(prompt.ids.size());
     ApiError error{.code = "context_length_exceeded", .param = "messages"};
     if (style == ErrorStyle::kOpenAi) {
       error.message = fmt::format(
@@ -517,6 +568,7 @@ class ServerImpl final : public Server {
           "and try again",
           used, asked, window);
     }
+    if (prompt.at_least > 0) error.message += " (At least so many: it is too much to be counted.)";
     return error;
   }
 
@@ -604,11 +656,11 @@ class ServerImpl final : public Server {
   void tokenize(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     const auto body = body_of(request, *reply, id);
     if (!body) return;
-    std::vector<TokenId> ids;
-    std::string text;
-    if (const json::Value* prompt = body->find("prompt"); prompt && prompt->is_string()) {
-      text = prompt->as_string();
-      ids = tokenizer_.encode(text);
+    Prompt prompt;
+    if (const json::Value* given = body->find("prompt"); given && given->is_string()) {
+      prompt.text = given->as_string();
+      prompt.at_least = prompts_.too_many(prompt.text.size());
+      if (prompt.at_least == 0) prompt.ids = tokenizer_.encode(prompt.text);
     } else {
       json::Value with_model = *body;
       if (with_model.is_object() && !with_model.find("model")) with_model.set("model", options_.rules.model);
@@ -616,19 +668,23 @@ class ServerImpl final : public Server {
       if (const auto* error = std::get_if<ApiError>(&read)) return send_error(*reply, *error, id);
       auto made = prompt_of(request, std::get<Turn>(read));
       if (const auto* error = std::get_if<ApiError>(&made)) return send_error(*reply, *error, id);
-      ids = std::get<Prompt>(made).ids;
-      text = std::get<Prompt>(made).text;
+      prompt = std::get<Prompt>(std::move(made));
     }
+    if (prompt.at_least > 0) return send_error(*reply, too_long(ErrorStyle::kOpenAi, prompt, 0), id);
     json::Array tokens;
-    for (const TokenId token : ids) tokens.emplace_back(static_cast<int64_t>(token));
-    const auto count = static_cast<int64_t>(ids.size());
-    send_json(*reply, 200, json::Object{{"count", count}, {"tokens", std::move(tokens)}, {"text", text}}, id);
+    for (const TokenId token : prompt.ids) tokens.emplace_back(static_cast<int64_t>(token));
+    const auto count = static_cast<int64_t>(prompt.ids.size());
+    send_json(*reply, 200, json::Object{{"count", count}, {"tokens", std::move(tokens)}, {"text", prompt.text}}, id);
   }
   void detokenize(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, const std::string& id) {
     const auto body = body_of(request, *reply, id);
     if (!body) return;
     const json::Value* tokens = body->find("tokens");
     if (!tokens || !tokens->is_array()) return send_error(*reply, invalid("missing field `tokens`", "tokens"), id);
+    if (const auto n = static_cast<int64_t>(tokens->as_array().size()); n > decoder_.max_tokens())
+      return send_error(
+          *reply, invalid(fmt::format("tokens: expected at most {} ids, found {}", decoder_.max_tokens(), n), "tokens"),
+          id);
     std::vector<TokenId> ids;
     for (const json::Value& token : tokens->as_array()) {
       const auto value = token.is_number() ? token.to_int64() : std::nullopt;
@@ -661,6 +717,8 @@ class ServerImpl final : public Server {
   std::mutex mutex_;
   std::condition_variable work_;
   bool has_work_ = false, over_ = false;
+
+  Worker worker_{kMostLarge};  // last: its jobs use the others
 };
 
 }  // namespace

@@ -1,4 +1,5 @@
-// hadal serve: the endpoints, over one engine thread (scheduler.h) and one thread of connections (http.h).
+// hadal serve: the endpoints, over one engine thread (scheduler.h), one thread of connections (http.h), and one that
+// reads large bodies and cuts them into tokens (worker.h).
 #pragma once
 
 #include <memory>

@@ -323,6 +323,175 @@ TEST_P(RandomSchema, WalksAreValidAndMasksAreExact) {
 }
 INSTANTIATE_TEST_SUITE_P(Seeds, RandomSchema, ::testing::Range(0, 150));
 
+// --- No dead ends
+
+// As random_schema(), at its bounds: as few as many, tuples that end before, at and behind them, what no value fits.
+Value exact_schema(std::mt19937_64& random, int depth) {
+  const auto below = [&](size_t n) { return static_cast<int>(random() % n); };
+  const auto bound = [&](json::Object& schema, const char* least, const char* most, int n) {
+    const int kind = below(4);
+    if (kind != 0) schema.emplace_back(most, n);
+    if (kind == 1 || kind == 0) schema.emplace_back(least, n);
+    if (kind == 2 && n > 0) schema.emplace_back(least, n - 1);
+  };
+  json::Object schema;
+  switch (below(depth > 0 ? 8 : 4)) {
+    case 0: {
+      const int n = below(2000) - 1000;
+      return json::Object{{"type", below(2) ? "integer" : "number"}, {"minimum", n}, {"maximum", n + below(3)}};
+    }
+    case 1:
+      schema = {{"type", "string"}};
+      bound(schema, "minLength", "maxLength", below(5));
+      if (below(3) == 0) schema.emplace_back("pattern", below(2) ? "^[\\u00e9\"\\n\\u4f60\U0001F600]*$" : "^.*$");
+      return schema;
+    case 2:
+      return json::Object{{"enum", below(4) ? json::Array{true, "a\"b", -1, json::Array{1}} : json::Array{}}};
+    case 3:
+      return random_schema(random, 0);
+    case 4:
+    case 5:
+    case 6: {
+      schema = {{"type", "array"}};
+      if (below(2)) schema.emplace_back("items", below(4) ? exact_schema(random, depth - 1) : Value(false));
+      json::Array tuple;
+      for (int n = below(2) * below(4); n > 0; --n) tuple.push_back(exact_schema(random, depth - 1));
+      if (!tuple.empty()) schema.emplace_back("prefixItems", std::move(tuple));
+      bound(schema, "minItems", "maxItems", below(5));
+      return schema;
+    }
+    default: {
+      json::Object properties;
+      json::Array required;
+      for (int i = 0, n = below(4); i < n; ++i) {
+        const std::string name(1, static_cast<char>('a' + i));
+        properties.emplace_back(name, exact_schema(random, depth - 1));
+        if (below(2)) required.emplace_back(name);
+      }
+      schema = {{"type", "object"}, {"properties", properties}, {"required", required}};
+      if (below(3)) schema.emplace_back("additionalProperties", below(3) ? Value(false) : exact_schema(random, 0));
+      return schema;
+    }
+  }
+}
+
+// Goes on wherever it can: the end comes only where nothing else is allowed, and what begins something (a next item,
+// an escape, a long character, a sign) is preferred. Some token, or the end, is allowed in every state it comes to.
+void go_on(const std::shared_ptr<const Automaton>& automaton, std::mt19937_64& random, int steps) {
+  Matcher matcher(automaton);
+  std::string text;
+  auto bits = words();
+  const TokenId end = vocabulary()->ends()[0];
+  for (int n = 0; n < steps; ++n) {
+    matcher.mask(bits);
+    std::vector<TokenId> begins, others;
+    for (TokenId id = 0; id < tokenizer().size(); ++id) {
+      if (!has(bits, id) || id == end) continue;
+      const auto first = static_cast<unsigned char>(tokenizer().piece(id)[0]);
+      (first >= 0xC0 || std::string_view(",\\-.eu").find(static_cast<char>(first)) != std::string_view::npos ? begins
+                                                                                                             : others)
+          .push_back(id);
+    }
+    if (begins.empty() && others.empty()) {
+      EXPECT_TRUE(has(bits, end)) << "nothing is allowed after: " << text;
+      return;
+    }
+    const auto& from = others.empty() || (!begins.empty() && random() % 4 != 0) ? begins : others;
+    const TokenId token = from[random() % from.size()];
+    text += tokenizer().piece(token);
+    matcher.accept(token);
+    ASSERT_FALSE(matcher.dead()) << "allowed, and refused: " << text;
+  }
+}
+
+class NoDeadEnd : public ::testing::TestWithParam<int> {};
+
+TEST_P(NoDeadEnd, HoweverLongItGoesOn) {
+  std::mt19937_64 random(static_cast<uint64_t>(GetParam()));
+  for (int i = 0; i < 10; ++i) {
+    const Value schema = exact_schema(random, 2);
+    SCOPED_TRACE(fmt::format("seed {}: {}", GetParam(), json::dump(schema)));
+    auto compiled = compile(of_schema(schema));
+    if (!compiled.ok()) {
+      EXPECT_NE(compiled.error().message.find("no value fits"), std::string::npos) << compiled.error().message;
+      continue;
+    }
+    const auto automaton = std::make_shared<const Automaton>(std::move(compiled).value().grammar, vocabulary());
+    for (int walks = 0; walks < 4; ++walks) go_on(automaton, random, 120);
+    if (HasFailure()) return;
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Seeds, NoDeadEnd, ::testing::Range(0, 60));
+
+// Values that have to be tall, and may be left out, in objects that may nest: at no depth does a comma call for one
+// that cannot be ended there.
+TEST(Schema, WhatIsTallIsNotBegunTooDeep) {
+  json::Object defs, properties;
+  constexpr int kLinks = 25, kAll = 9 * kLinks;  // a chain in parts, each compiled before what leads to it
+  for (int i = kAll; i > 0; --i) {
+    const Value next = i == kAll ? Value(json::Object{{"type", "null"}})
+                                 : Value(json::Object{{"$ref", "#/$defs/" + std::to_string(i + 1)}});
+    defs.emplace_back(std::to_string(i),
+                      json::Object{{"type", "array"}, {"items", next}, {"minItems", 1}, {"maxItems", 1}});
+    if (i % kLinks != 1) continue;
+    const json::Object tall{{"a", json::Object{{"type", "null"}}},
+                            {"t", json::Object{{"$ref", "#/$defs/" + std::to_string(i)}}}};
+    properties.emplace_back(std::to_string(9 - i / kLinks),
+                            json::Object{{"type", "object"}, {"properties", tall}, {"additionalProperties", false}});
+  }
+  properties.emplace_back("d", json::Object{{"$ref", "#"}});
+  const auto automaton = automaton_of(of_schema(
+      json::Object{{"type", "object"}, {"properties", properties}, {"additionalProperties", false}, {"$defs", defs}}));
+  ASSERT_TRUE(automaton);
+  auto bits = words();
+  int begun = 0, refused = 0;
+  for (int deep = 0; deep < 300; deep += 10)
+    for (char part = '1'; part <= '9'; ++part) {
+      std::string wish;
+      for (int i = 0; i < deep; ++i) wish += "{\"d\":";
+      wish = wish + "{\"" + part + "\":{\"a\":null,\"t\":[[";
+      Matcher matcher(automaton);
+      const bool went = std::all_of(wish.begin(), wish.end(), [&](char c) {
+        matcher.mask(bits);
+        for (TokenId id = 0; id < tokenizer().size(); ++id)
+          if (has(bits, id) && tokenizer().piece(id) == std::string_view(&c, 1)) {
+            matcher.accept(id);
+            EXPECT_FALSE(matcher.dead()) << "at depth " << deep << ", part " << part;
+            return !matcher.dead();
+          }
+        return false;
+      });
+      ++(went ? begun : refused);
+    }
+  EXPECT_GT(begun, 50);
+  EXPECT_GT(refused, 50);
+}
+
+TEST(Schema, ListsEndAtTheirBounds) {
+  const auto begins = [](const char* schema, const char* text) {
+    return Matcher(automaton_of(schema)).accept_text(text);
+  };
+  const char* one = R"({"type":"array","items":{"type":"boolean"},"minItems":1,"maxItems":1})";
+  EXPECT_TRUE(accepts(automaton_of(one), "[true]"));
+  EXPECT_FALSE(begins(one, "[]"));
+  EXPECT_FALSE(begins(one, "[true,"));
+  EXPECT_FALSE(begins(R"({"prefixItems":[{"type":"boolean"},{"type":"null"}],"type":"array","maxItems":1})", "[true,"));
+  const char* three = R"({"prefixItems":[{"type":"boolean"}],"type":"array","items":{"type":"null"},"minItems":3,
+      "maxItems":3})";
+  EXPECT_TRUE(accepts(automaton_of(three), "[true,null,null]"));
+  EXPECT_FALSE(begins(three, "[true,null]"));
+  EXPECT_FALSE(begins(three, "[true,null,null,"));
+  EXPECT_FALSE(begins(R"({"type":"array","maxItems":0})", "[1"));
+  EXPECT_TRUE(accepts(automaton_of(R"({"type":"array","items":{"enum":[]}})"), "[]"));
+  // No item can come where one has to: no value at all.
+  for (const char* none : {R"({"type":"array","items":{"enum":[]},"prefixItems":[{"type":"null"}],"minItems":2})",
+                           R"({"type":"array","items":{"$ref":"#"},"prefixItems":[{"type":"null"}],"minItems":2})",
+                           R"({"type":"array","minItems":2,"maxItems":1})"}) {
+    const auto compiled = compile(of_schema(parse(none)));
+    EXPECT_FALSE(compiled.ok()) << none;
+  }
+}
+
 TEST(Json, AnyObject) {
   Shape shape;
   shape.answer = Shape::Answer::kObject;

@@ -378,11 +378,13 @@ struct Agent {
       turns.push_back(json::Object{{"role", "system"}, {"content", system}});
       if (has_tools) body.set("tools", json::Array{json::Object{{"type", "function"}, {"function", function}}});
     } else if (path == "/messages") {
-      body = json::Object{{"model", "m"},
-                          {"max_tokens", 4000},
-                          {"system", system},
-                          {"thinking", json::Object{{"type", "enabled"}, {"budget_tokens", 2000}}},
-                          {"metadata", json::Object{{"user_id", "user_x_session_" + session}}}};
+      body = json::Object{
+          {"model", "m"},
+          {"max_tokens", 4000},
+          {"system", system},
+          {"thinking", json::Object{{"type", "enabled"}, {"budget_tokens", 2000}}},
+          {"metadata",
+           json::Object{{"user_id", "user_ab12_account__session_1b4e28ba-2fa1-11d2-883f-0016d3cca42" + session}}}};
       if (has_tools)
         body.set("tools", json::Array{json::Object{
                               {"name", "read"}, {"description", "Reads a file"}, {"input_schema", schema}}});

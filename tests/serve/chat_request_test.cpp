@@ -294,11 +294,36 @@ TEST(PromptMaker, LargeInputsTakeLinearTime) {
     for (int i = 0; i < n; ++i) all += (i ? between : "") + one;
     return all;
   };
-  prompt_of(turn_with(R"([{"role":"user","content":")" + many("<think>", 200000, "") + "\"}]"));
+  prompt_of(turn_with(R"([{"role":"user","content":")" + many("<think>", 1000000, "") + "\"}]"));
   prompt_of(turn_with("[" + many(R"({"role":"assistant","content":"x"})", 100000, ",") + "]"));
   prompt_of(turn_with("[" + many(R"({"role":"system","content":"x"})", 100000, ",") + "]"));
   prompt_of(turn_with(R"([{"role":"user","content":"x"},)" + std::string(kCalls) + "," +
                       result("1", many("</tool_result>", 200000, "").c_str()) + "," + result("2", "") + "]"));
+}
+
+// What cannot fit, whatever its tokens are, is not cut into tokens.
+TEST(PromptMaker, BytesThatCannotFitAreNotTokenized) {
+  constexpr int64_t kWindow = 1000;
+  const auto longest = static_cast<int64_t>(std::string_view(kB).size());
+  const PromptMaker maker(bytes_tokenizer(), text::Encoding::kV4, kWindow);
+  const auto made = [&](const std::string& content) {
+    return std::get<Prompt>(maker.make(turn_with(R"([{"role":"user","content":")" + content + "\"}]"), false));
+  };
+  const auto n = static_cast<size_t>(kWindow * longest);
+  const Prompt large = made(std::string(n + 1, 'x'));
+  EXPECT_GT(large.at_least, kWindow);
+  EXPECT_LT(large.at_least, kWindow + 10);
+  EXPECT_TRUE(large.ids.empty());
+  const Prompt less = made(std::string(n - 200, 'x'));
+  EXPECT_EQ(less.at_least, 0);
+  EXPECT_GT(less.ids.size(), n - 200);
+  // What keeps the text of clients from being structure is not theirs.
+  std::string shielded;
+  while (shielded.size() < n - 200) shielded += "<think>";
+  EXPECT_EQ(made(shielded).at_least, 0);
+  EXPECT_GT(std::get<Prompt>(maker.make_completion(std::string(n + 1, 'x'), std::nullopt)).at_least, kWindow);
+  EXPECT_GT(std::get<Prompt>(maker.make_completion("a", std::string(n + 1, 'x'))).at_least, kWindow);
+  EXPECT_EQ(std::get<Prompt>(maker.make_completion(std::string(n - 200, 'x'), std::nullopt)).at_least, 0);
 }
 
 TEST(ChatRequest, RequestsOfRealClientsAreAccepted) {
@@ -391,8 +416,21 @@ TEST(MessagesRequest, TwoSessionsOfAnAgentAreOneUser) {
                read_messages(R"("messages":[{"role":"user","content":"x"}],"metadata":{"user_id":)" + id + "}"))
         .user;
   };
-  EXPECT_EQ(user_of(R"("user_ab_account__session_1")"), user_of(R"("user_ab_account__session_2")"));
-  EXPECT_NE(user_of(R"("user_ab_account__session_1")"), user_of(R"("user_cd_account__session_1")"));
+  const std::string u = "1b4e28ba-2fa1-11d2-883f-0016d3cca427", v = "6fa459ea-ee8a-3ca4-894e-db77e160355e";
+  const auto of = [&](const std::string& id) { return user_of("\"" + id + "\""); };
+  EXPECT_EQ(of("user_ab12_account__session_" + u), of("user_ab12_account__session_" + v));
+  EXPECT_EQ(of("user_ab12_account_" + u + "_session_" + u), of("user_ab12_account_" + u + "_session_" + v));
+  EXPECT_NE(of("user_ab12_account_" + u + "_session_" + u), of("user_ab12_account_" + v + "_session_" + u));
+  EXPECT_NE(of("user_ab12_account__session_" + u), of("user_cd34_account__session_" + u));
+  // Whatever else looks alike is a name as it stands.
+  EXPECT_NE(of("user_session_alice"), of("user_session_bob"));
+  EXPECT_NE(of("user_session_" + u), of("user_session_" + v));
+  EXPECT_NE(of("user_ab12_account__session_alice"), of("user_ab12_account__session_bob"));
+  EXPECT_NE(of("user_anna_account__session_" + u), of("user_anna_account__session_" + v));
+  EXPECT_NE(of("user_ab12_account_1_session_" + u), of("user_ab12_account_1_session_" + v));
+  EXPECT_NE(of("user_ab12_account__session_" + u + "x"), of("user_ab12_account__session_" + v + "x"));
+  EXPECT_NE(of("user__account__session_" + u), of("user__account__session_" + v));
+  EXPECT_NE(user_of(R"("{\"session_id\":\"1\"}")"), user_of(R"("{\"session_id\":\"2\"}")"));
   EXPECT_EQ(user_of(R"("{\"device_id\":\"d\",\"session_id\":\"1\"}")"),
             user_of(R"("{\"device_id\":\"d\",\"session_id\":\"2\"}")"));
 }

@@ -150,6 +150,44 @@ TEST(ServerKeys, LimitsAre429WithWhenToComeAgain) {
   EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", ask("x", 2, false), bearer(kB))).status, 200);
 }
 
+TEST(ServerKeys, CountingTokensCountsAsARequest) {
+  const Bank bank(R"(, "requests_per_minute": 4)");
+  const Running running({}, true, bank.accounts);
+  const auto status_of = [&](const std::string& path, const std::string& body) {
+    return talk(running.port(), post_request(path, body, bearer(kA))).status;
+  };
+  EXPECT_EQ(status_of("/tokenize", R"({"prompt":"x"})"), 200);
+  EXPECT_EQ(status_of("/detokenize", R"({"tokens":[1]})"), 200);
+  EXPECT_EQ(status_of("/v1/messages/count_tokens", kMessages), 200);
+  EXPECT_EQ(status_of("/tokenize", "{"), 400);  // it is the reading that costs
+  for (const char* path : {"/tokenize", "/detokenize", "/v1/messages/count_tokens", "/v1/messages"})
+    EXPECT_EQ(status_of(path, kMessages), 429) << path;
+  EXPECT_EQ(get(running, "/v1/models", bearer(kA)).status, 200);
+  const Bank empty(R"(, "granted_usd": 0)");
+  const Running broke({}, true, empty.accounts);
+  EXPECT_EQ(talk(broke.port(), post_request("/tokenize", R"({"prompt":"x"})", bearer(kA))).status, 402);
+}
+
+// They are let in when they come, and counted when they have been read.
+TEST(ServerKeys, LimitsHoldForLargeBodiesThatCameTogether) {
+  const Bank bank(R"(, "requests_per_minute": 2)");
+  const Running running({}, true, bank.accounts);
+  std::vector<std::unique_ptr<HttpClient>> clients;
+  for (int i = 0; i < 6; ++i) {
+    clients.push_back(std::make_unique<HttpClient>(running.port()));
+    clients.back()->send(
+        post_request("/v1/chat/completions", ask("x", 2, false) + std::string(1 << 20, ' '), bearer(kA)));
+  }
+  int let_in = 0, refused = 0;
+  for (const auto& client : clients) {
+    const int status = parse_answer(client->read()).status;
+    let_in += status == 200;
+    refused += status == 429;
+  }
+  EXPECT_EQ(let_in, 2);
+  EXPECT_EQ(refused, 4);
+}
+
 TEST(ServerKeys, TokensAreCountedWithTheAnswer) {
   const Bank bank(R"(, "tokens_per_minute": 8)");
   const Running running({}, true, bank.accounts);

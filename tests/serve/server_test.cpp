@@ -3,12 +3,15 @@
 #include "serve/server.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 #include <zlib.h>
 
+#include <future>
 #include <set>
 #include <thread>
 
 #include "serve/stats.h"
+#include "serve/worker.h"
 #include "tests/support/served.h"
 
 namespace hadal::serve {
@@ -214,6 +217,31 @@ TEST(Rate, IsOfTheLastSeconds) {
   EXPECT_EQ(rate.per_second(), 0);
 }
 
+TEST(Worker, DoesJobsInTurnAndRefusesWhatIsTooMuch) {
+  std::promise<void> begin, end;
+  std::string done;
+  {
+    Worker worker(10);
+    EXPECT_TRUE(worker.is_idle());
+    EXPECT_TRUE(worker.give(100, [&] {  // alone it may be any size
+      EXPECT_TRUE(worker.is_here());
+      begin.get_future().wait();
+      done += 'a';
+    }));
+    EXPECT_FALSE(worker.give(1, [&] { done += 'x'; }));
+    EXPECT_FALSE(worker.is_idle());
+    EXPECT_FALSE(worker.is_here());
+    begin.set_value();
+    while (!worker.is_idle()) std::this_thread::yield();
+    EXPECT_TRUE(worker.give(5, [&] { done += 'b'; }));
+    while (!worker.is_idle()) std::this_thread::yield();
+    for (const char c : {'c', 'd'}) EXPECT_TRUE(worker.give(5, [&, c] { done += c; }));
+    EXPECT_TRUE(worker.give(0, [&] { end.set_value(); }));
+    end.get_future().wait();
+  }
+  EXPECT_EQ(done, "abcd");
+}
+
 TEST(Server, EveryEndpointAnswersUnderEveryName) {
   const Running running;
   const std::string chat = ask("x", 5, false);
@@ -261,6 +289,30 @@ std::string gzipped(const std::string& text) {
   out.resize(stream.total_out);
   deflateEnd(&stream);
   return out;
+}
+
+TEST(Server, WhatCannotFitIsRefusedByItsBytes) {
+  const Running running;
+  const std::string x(3000000, 'x'), messages = R"("messages":[{"role":"user","content":")" + x + "\"}]";
+  for (const auto& [path, body] :
+       {std::pair("/chat/completions", messages), std::pair("/completions", R"("prompt":")" + x + "\""),
+        std::pair("/responses", R"("input":")" + x + "\""), std::pair("/tokenize", R"("prompt":")" + x + "\""),
+        std::pair("/tokenize", messages)}) {
+    const HttpAnswer refused = talk(running.port(), post_request(path, R"({"model":"hadal-nano",)" + body + "}"));
+    EXPECT_EQ(refused.status, 400) << path;
+    EXPECT_NE(refused.body.find("maximum context length is 100000 tokens. However, you requested 1"), std::string::npos)
+        << path << refused.body.substr(0, 300);
+    EXPECT_NE(refused.body.find("At least so many"), std::string::npos) << path;
+  }
+  for (const char* path : {"/messages", "/messages/count_tokens"}) {
+    const HttpAnswer refused =
+        talk(running.port(), post_request(path, R"({"model":"hadal-nano","max_tokens":5,)" + messages + "}"));
+    EXPECT_EQ(refused.status, 400) << path;
+    EXPECT_NE(refused.body.find("prompt is too long: 1034"), std::string::npos) << path << refused.body.substr(0, 300);
+  }
+  std::string zeros = R"({"tokens":[0)";
+  for (int i = 0; i < 100000; ++i) zeros += ",0";
+  EXPECT_EQ(talk(running.port(), post_request("/detokenize", zeros + "]}")).status, 400);
 }
 
 TEST(Server, PagesOfOtherSitesAreRefused) {
@@ -349,6 +401,107 @@ TEST(Server, AClientThatDoesNotReadMakesRoomToo) {
   client.read("reasoning_content");  // and never again: the socket's buffers fill
   EXPECT_EQ(talk(running.port(), post_request("/v1/chat/completions", ask("next", 3, false))).status, 200);
   EXPECT_EQ(client.read().find("[DONE]"), std::string::npos);  // it was given up, not written to its end
+}
+
+// Much more than what sockets buffer, so that it cannot all be sent to who does not read.
+constexpr size_t kMuch = 5 << 19;
+std::string ask_for_much() { return post_request("/tokenize", R"({"prompt":")" + std::string(kMuch, 'x') + "\"}"); }
+
+TEST(Server, AWholeAnswerThatNobodyReadsIsGivenUp) {
+  ServerOptions options;
+  options.http.write_seconds = 1;
+  const Running running(options);
+  HttpClient client(running.port());
+  client.send(ask_for_much());
+  std::string text = client.read("\r\n\r\n");
+  std::this_thread::sleep_for(std::chrono::seconds(3));
+  text += client.read();
+  EXPECT_EQ(parse_answer(text).status, 200);
+  EXPECT_FALSE(parse_answer(text).is_whole);
+  const HttpAnswer read = talk(running.port(), ask_for_much());  // who reads gets all of it
+  EXPECT_TRUE(read.is_whole);
+  EXPECT_EQ(body_of(read).find("tokens")->as_array().size(), kMuch);
+}
+
+TEST(Server, AWholeAnswerEndsWithItsClient) {
+  ServerOptions options;
+  options.http.write_seconds = 600;
+  const Running running(options);
+  HttpClient client(running.port());
+  client.send(ask_for_much());
+  std::string text = client.read("\r\n\r\n");
+  client.finish_sending();
+  std::this_thread::sleep_for(std::chrono::seconds(2));
+  text += client.read();
+  EXPECT_EQ(parse_answer(text).status, 200);
+  EXPECT_FALSE(parse_answer(text).is_whole);
+}
+
+TEST(Server, LargeBodiesLetOthersThrough) {
+  const Running running;
+  std::string slow = R"({"prompt":"x","other":[)";  // to read
+  for (int i = 0; i < 5000000; ++i) slow += "[],";
+  HttpClient client(running.port());
+  client.send(post_request("/tokenize", slow + "[]]}"));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));  // the last bytes are there
+  int answered = 0;
+  for (char byte = 0; ::recv(client.socket(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0; ++answered)
+    EXPECT_EQ(talk(running.port(), "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").status, 200);
+  EXPECT_GT(answered, 5);
+  EXPECT_EQ(parse_answer(client.read()).status, 200);
+}
+
+TEST(Server, LargeBodiesAreAnsweredInTurn) {
+  const Running running;
+  std::vector<std::unique_ptr<HttpClient>> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.push_back(std::make_unique<HttpClient>(running.port()));
+    clients.back()->send(ask_for_much());
+  }
+  clients[1]->close();
+  for (const size_t i : {0, 2, 3}) {
+    const HttpAnswer answer = parse_answer(clients[i]->read());
+    EXPECT_EQ(answer.status, 200);
+    EXPECT_TRUE(answer.is_whole);
+  }
+}
+
+TEST(Server, LargeBodiesAreAnsweredAsSmallOnes) {
+  ServerOptions options;
+  options.limits.max_running = 1;
+  const Running running(options);
+  const std::string padding(300000, ' ');
+  const auto chosen = [&](const std::string& body) {
+    return body_of(talk(running.port(), post_request("/chat/completions", body))).find("choices")->as_array().at(0);
+  };
+  EXPECT_EQ(chosen(ask("x", 20, false) + padding), chosen(ask("x", 20, false)));
+  EXPECT_EQ(put_together(talk(running.port(), post_request("/chat/completions", ask("x", 20, true) + padding))).finish,
+            "length");
+  EXPECT_EQ(talk(running.port(), post_request("/chat/completions", "{" + padding)).status, 400);
+  EXPECT_EQ(talk(running.port(), post_request("/messages", R"({"model":"hadal-nano")" + padding + "}")).status, 400);
+  EXPECT_EQ(talk(running.port(),
+                 "GET /stats HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000\r\n"
+                 "Connection: close\r\n\r\n" +
+                     padding)
+                .status,
+            200);
+}
+
+TEST(Server, AClientOfALargeBodyThatLeavesMakesRoom) {
+  ServerOptions options;
+  options.limits.max_running = 1;
+  const Running running(options, false);
+  for (int i = 0; i < 3; ++i) {
+    HttpClient before(running.port()), client(running.port());
+    if (i > 0) before.send(ask_for_much());
+    client.send(post_request("/chat/completions", ask("endless", 90000, true) + std::string(300000, ' '), ""));
+    if (i < 2) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    if (i == 0) client.read("reasoning_content");
+    client.close();
+    EXPECT_EQ(talk(running.port(), post_request("/chat/completions", ask("next", 3, false) + std::string(300000, ' ')))
+                  .status,
+              200);
+  }
 }
 
 TEST(Server, ManyAtOnceGetWhatEachWouldGetAlone) {
