@@ -395,7 +395,8 @@ TEST(Server, AClientThatDoesNotReadMakesRoomToo) {
   ServerOptions options;
   options.limits.max_running = 1;
   options.http.write_seconds = 1;
-  const Running running(options, false);
+  Running running(options, false);
+  running.decoder.pace = {};
   HttpClient client(running.port());
   client.send(post_request("/v1/chat/completions", ask("endless", 99000, true), ""));
   client.read("reasoning_content");  // and never again: the socket's buffers fill

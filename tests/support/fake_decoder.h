@@ -1,9 +1,11 @@
 // A decoder without weights: the next token is a function of all tokens before it, states take memory as V4's do.
 #pragma once
 
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "engine/decoder.h"
@@ -26,6 +28,7 @@ class FakeDecoder : public engine::Decoder {
     if (fail_after == 0) return Error{Code::kCorrupt, "the fake fails"};
     if (fail_after > 0) --fail_after;
     ++n_forwards;
+    if (pace.count() > 0) std::this_thread::sleep_for(pace);
     logits.clear();
     for (const model::Sequence& sequence : batch) {
       n_rows += static_cast<int64_t>(sequence.tokens.size());
@@ -65,6 +68,7 @@ class FakeDecoder : public engine::Decoder {
   // Tokens it writes; ends false: it never stops by itself.
   TokenId first = 2, last = -1;  // -1: the whole vocabulary
   bool ends = true;
+  std::chrono::microseconds pace{0};  // of a step
 
  private:
   // A hash in four floats of 16 bits: what a float holds exactly.

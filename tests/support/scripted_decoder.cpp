@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "base/json.h"
 #include "text/templates.h"
@@ -165,6 +167,8 @@ std::optional<TokenId> ScriptedDecoder::next(int32_t node) {
   }
   const auto& [answer, fails] = found->second;
   const size_t done = said - 1;  // the think token is no part of the answer
+  // What should run beside another request must not be over, or given up as unread, when that one comes.
+  if (answer.size() > 100'000) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   if (done < answer.size()) return answer[done];
   return fails ? std::nullopt : std::optional(end_.front());
 }

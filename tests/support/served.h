@@ -20,12 +20,14 @@ struct Running {
   std::unique_ptr<serve::Server> server;
   std::thread thread;
 
-  // Answers are letters; ends false: only a limit or the client ends them.
+  // Answers are letters; ends false: only a limit or the client ends them, and they take their time, so that nobody who
+  // does not read them is given up before a test is through.
   explicit Running(serve::ServerOptions options = {}, bool ends = true, const serve::AccountOptions& accounts = {}) {
     options.http.port = 0;
     decoder.first = *letter('a');
     decoder.last = *letter('z');
     decoder.ends = ends;
+    if (!ends) decoder.pace = std::chrono::milliseconds(1);
     server = serve::Server::open(decoder, tokenizer(), options, serve::Accounts::open(accounts).value()).value();
     thread = std::thread([this] { server->run(); });
   }
