@@ -41,6 +41,8 @@ VARIANTS = {
     "windows": ("windows only", {"compress_ratios": [0, 0, 0]}, {}),
     "windows-aligned": ("windows only, their own path aligned", {"compress_ratios": [0, 0, 0]},
                         {"init": {"aligned": True, "aligned_windows": True, "noise": 0.02}}),
+    "windows-ordinary": ("windows only, ordinary initialisation", {"compress_ratios": [0, 0, 0]},
+                         {"init": {"aligned": False}}),
     "ordinary": ("hybrid, ordinary initialisation", {}, {"init": {"aligned": False}}),
     "adamw-1": ("hybrid, AdamW at 1e-3", {}, {"optimiser": {"muon": False}, "learning_rate": 0.001}),
     "adamw-3": ("hybrid, AdamW at 3e-3", {}, {"optimiser": {"muon": False}}),
