@@ -3,7 +3,7 @@
 .PHONY: build run serve test test-web test-clients test-agents trainer test-trainer quick check verify-all verify-random long-run load-test install asan tsan bench fuzz format clean deps trainer-deps
 
 PACKAGES = g++ cmake ninja-build pkg-config libfmt-dev libcli11-dev libedit-dev libssl-dev libboost1.81-dev zlib1g-dev libxxhash-dev libsqlite3-dev libcurl4-openssl-dev libgtest-dev \
-           python3 python3-numpy
+           python3 python3-numpy json-schema-test-suite
 TRAINER_PACKAGES = libtorch-dev libopenblas0-pthread libgloo-dev
 PREFIX ?= /usr/local
 SECONDS ?= 60
